@@ -1,0 +1,162 @@
+/* Every bound of the core: name, unit, reason, and its relation to its neighbours.
+ *
+ * TM_*_MAX are hard; TM_*_DEFAULT are what an option starts with and can be changed while running. */
+#ifndef TM_LIMITS_H
+#define TM_LIMITS_H
+
+#include <assert.h>
+
+#define TM_KIB 1024ULL
+#define TM_MIB (1024ULL * 1024)
+#define TM_MS_NS 1000000ULL
+#define TM_S_NS 1000000000ULL
+
+/* -- external terms ------------------------------------------------------------------------ */
+
+/* Longest atom, code points and bytes: the BEAM's own limits (erl_ext_dist, atoms). */
+#define TM_ATOM_CHARS_MAX 255
+#define TM_ATOM_BYTES_MAX 1020
+static_assert(TM_ATOM_BYTES_MAX == 4 * TM_ATOM_CHARS_MAX, "UTF-8 takes at most 4 bytes a char");
+
+/* Nesting we accept, levels. Real messages stay below 100; each level of a hostile one costs the
+ * consumer stack or memory. May be raised to TM_DEPTH_MAX: the walk itself is iterative. */
+#define TM_DEPTH_DEFAULT 1024
+#define TM_DEPTH_MAX 1000000
+
+/* Largest big integer, bytes of digits: int.from_bytes is quadratic-ish and 64 KiB is 157,000
+ * decimal digits, beyond any honest number. */
+#define TM_BIG_BYTES_DEFAULT (64 * TM_KIB)
+
+/* Words of a reference: OTP sends 1 to 5 and refuses 6. */
+#define TM_REF_WORDS_MAX 5
+
+/* What one term may become as objects, bytes, by the walk's estimate: [] is one byte on the wire and
+ * 64 decoded. Eight times the largest message, which honest ones stay below. */
+#define TM_DECODED_BYTES_DEFAULT (1024 * TM_MIB)
+
+/* Distinct atoms kept as interned objects; the BEAM's own table holds 1,048,576 and dies when it is
+ * full. Past it atoms still decode, uncached. */
+#define TM_ATOM_TABLE_COUNT_DEFAULT 65536
+
+/* Map keys that the binding hashes may nest this deep, levels, because Python's hash recurses on the
+ * C stack; a map with deeper keys becomes a TermMap, which needs no hash of theirs. */
+#define TM_KEY_DEPTH_MAX 64
+/* Maps as keys of maps as keys of maps, levels: each one makes the binding read its bytes once more.
+ * Nobody nests two. */
+#define TM_KEY_NESTING_MAX 16
+/* From this many pairs on the keys' hashes are counted before a dict is filled, and so many equal
+ * ones are allowed: numbers and tuples of them hash alike as an attacker likes, and n equal hashes
+ * cost a dict n * n / 2 comparisons. Below it that is at most 0.3 ms. */
+#define TM_HASH_CHECK_COUNT_MIN 257
+#define TM_HASH_EQUAL_COUNT_MAX 16
+
+/* Binaries of at least this many bytes become views where the caller asks for views. */
+#define TM_VIEW_BYTES_MIN (64 * TM_KIB)
+
+/* -- handshake and port mapper -------------------------------------------------------------- */
+
+/* Whole handshake, one absolute deadline, ms: OTP's net_setuptime default. */
+#define TM_HANDSHAKE_TIMEOUT_MS_DEFAULT 7000
+#define TM_HANDSHAKE_TIMEOUT_MS_MAX 120000
+/* Longest node name, bytes: name and host of 255 each would be 511; OTP's epmd stops at 255
+ * characters for the name part. */
+#define TM_NODE_NAME_BYTES_MAX 255
+/* Handshake messages, bytes: send_name with trailing bytes that must be ignored; a status is
+ * at most "named:" with a name; reply and ack are exact. Checked before the body is read. */
+#define TM_HANDSHAKE_NAME_BYTES_MAX 1100
+#define TM_HANDSHAKE_STATUS_BYTES_MAX 600
+#define TM_HANDSHAKE_DIGEST_BYTES_MAX 21
+/* Unauthenticated connections open at once, and from one source address. A 10,000 node cluster
+ * that comes back keeps at most 128 in flight a peer; above, the oldest is dropped. */
+#define TM_HALF_OPEN_COUNT_DEFAULT 512
+/* Longest cookie, bytes: an atom's text. */
+#define TM_COOKIE_BYTES_MAX 255
+/* Port mapper: largest request, bytes (OTP's epmd: 3060), largest extra field, and how many names
+ * the embedded one keeps. */
+#define TM_EPMD_REQUEST_BYTES_MAX 3060
+#define TM_EPMD_EXTRA_BYTES_MAX 1020
+#define TM_EPMD_NAMES_COUNT_MAX 16384
+/* Names that are not registered any more but whose creation the embedded port mapper still counts on,
+ * entries: OTP's keeps 1000. A forgotten one starts above all creations given so far. */
+#define TM_EPMD_UNUSED_COUNT_MAX 1000
+/* Longest list of names that we read from a port mapper, bytes: 4096 nodes on one host at the longest
+ * name, 100,000 at the usual one. */
+#define TM_EPMD_NAMES_BYTES_MAX (4 * TM_MIB)
+#define TM_EPMD_PORT_DEFAULT 4369
+/* Pause before the next try to register, ms: OTP retries every 2 s, we promise 2 s. */
+#define TM_EPMD_RETRY_MS 500
+/* One exchange with a port mapper, ms. */
+#define TM_EPMD_TIMEOUT_MS 5000
+
+/* -- connection ------------------------------------------------------------------------------ */
+
+/* Largest frame we accept, bytes; an option. Checked against the length prefix before a byte of the
+ * body is stored. */
+#define TM_MESSAGE_BYTES_DEFAULT (128 * TM_MIB)
+#define TM_MESSAGE_BYTES_MAX (2048 * TM_MIB - 1)
+
+/* First memory for a frame that arrives in parts, bytes; from there it doubles with what has come, so a
+ * length prefix alone is worth this much. Twice OTP's fragment size: usual frames grow once at most. */
+#define TM_FRAMER_FIRST_BYTES (128 * TM_KIB)
+
+/* net_ticktime, seconds: a connection is down when no whole frame came for between T - T/4 and
+ * T + T/4. OTP's default; every node of a cluster must use the same. */
+#define TM_TICK_TIME_S_DEFAULT 60
+#define TM_TICK_TIME_S_MIN 1
+#define TM_TICK_TIME_S_MAX 86400
+#define TM_TICK_INTENSITY 4
+
+/* Send queue of one connection: at or above the high water a send answers TM_EBUSY, below the low
+ * water a writable event follows. OTP's +zdbbl default. Control signals may use the reserve above
+ * the high water, so a full data queue never loses an EXIT or a DOWN. */
+#define TM_SENDQ_HIGH_BYTES_DEFAULT (1 * TM_MIB)
+#define TM_SENDQ_LOW_DIVISOR 2
+#define TM_SENDQ_CONTROL_RESERVE_BYTES (1 * TM_MIB)
+/* All queues of a node together, bytes. */
+#define TM_SENDQ_NODE_BYTES_DEFAULT (256 * TM_MIB)
+
+/* Payloads of at least this many bytes are lent to the kernel instead of copied. */
+#define TM_LEND_BYTES_MIN (16 * TM_KIB)
+/* One gathered write, bytes and segments: enough for full batching, small enough that a tick behind
+ * it is not late. */
+#define TM_SEND_BATCH_BYTES (256 * TM_KIB)
+#define TM_SEND_BATCH_SEGMENTS 64
+static_assert(TM_SEND_BATCH_SEGMENTS <= 1024, "IOV_MAX");
+
+/* Mailbox of one process and everything waiting for the consumer of one node, bytes. Reading never
+ * pauses; these bounds end a process or a connection instead. */
+#define TM_MAILBOX_BYTES_DEFAULT (128 * TM_MIB)
+#define TM_INBOX_BYTES_DEFAULT (512 * TM_MIB)
+static_assert(TM_MAILBOX_BYTES_DEFAULT <= TM_INBOX_BYTES_DEFAULT, "a mailbox is part of the inbox");
+static_assert(TM_MESSAGE_BYTES_DEFAULT <= TM_INBOX_BYTES_DEFAULT, "a message must fit the inbox");
+
+/* -- i/o ------------------------------------------------------------------------------------- */
+
+/* Sockets of one backend: an index has 24 bits in the ring's user_data. */
+#define TM_IO_SOCKETS_MAX (1 << 24)
+/* Connections taken from one listener before the others get their turn. */
+#define TM_IO_ACCEPT_BATCH 64
+/* Pause of a listener for which there is no descriptor or memory, ms. The connections wait in the
+ * backlog meanwhile: short against a handshake's deadline, long against the cost of a try. */
+#define TM_IO_ACCEPT_RETRY_MS 50
+static_assert(TM_IO_ACCEPT_RETRY_MS * 10 < TM_HANDSHAKE_TIMEOUT_MS_DEFAULT, "peers outlive a pause");
+/* An orderly close reads and throws away what the peer still sends, for at most so long and so
+ * much: a peer that closes in answer needs one round trip. */
+#define TM_IO_LINGER_MS 500
+#define TM_IO_LINGER_BYTES (4 * TM_MIB)
+/* One epoll turn reads at most so often and so much from one socket, in pieces of the scratch
+ * buffer, bytes; then the others get their turn. */
+#define TM_IO_READ_BATCH_COUNT 16
+#define TM_IO_READ_BATCH_BYTES (256 * TM_KIB)
+#define TM_IO_SCRATCH_BYTES (64 * TM_KIB)
+static_assert(TM_IO_READ_BATCH_BYTES >= TM_IO_SCRATCH_BYTES, "a turn reads at least one buffer");
+
+/* -- processes ------------------------------------------------------------------------------- */
+
+/* Processes of one node: pids carry 28 bits of index towards old peers. */
+#define TM_PROCESS_COUNT_MAX (1 << 20)
+/* Monitors and links that one peer node may hold on us, entries. */
+#define TM_PEER_MONITORS_MAX 1000000
+#define TM_PEER_LINKS_MAX 1000000
+
+#endif
