@@ -1,0 +1,451 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "dist_test.h"
+#include "frame.h"
+
+/* -- scaffolding ------------------------------------------------------------------------------- */
+
+/* Around the sizes where the framer changes its mind: a tick, the first memory, its doubles. */
+static const size_t sizes[] = {0, 1,      0,      2,      3,      0, 100, 65536,
+                               0, 131071, 131072, 131073, 400000, 5, 0};
+#define SIZES (sizeof sizes / sizeof *sizes)
+
+static uint8_t byte_at(size_t frame, size_t at)
+{
+    return (uint8_t)(frame * 31 + at * 7 + at / 251);
+}
+
+/* All frames of sizes[] one after the other. */
+static uint8_t *stream_new(size_t *len)
+{
+    *len = 0;
+    for (size_t i = 0; i < SIZES; i++) *len += 4 + sizes[i];
+    uint8_t *stream = malloc(*len), *p = stream;
+    for (size_t i = 0; i < SIZES; i++) {
+        p = tm_store_u32(p, (uint32_t)sizes[i]);
+        for (size_t at = 0; at < sizes[i]; at++) *p++ = byte_at(i, at);
+    }
+    return stream;
+}
+
+typedef struct reader {
+    test_alloc memory;
+    tm_framer framer;
+    size_t seen; /* frames */
+    bool sparse; /* check a few bytes of each body only */
+} reader;
+
+static void reader_init(reader *r, uint64_t bytes_max)
+{
+    memset(r, 0, sizeof *r);
+    test_alloc_init(&r->memory, SIZE_MAX);
+    tm_framer_init(&r->framer, &r->memory.alloc, bytes_max);
+}
+
+static void reader_fini(reader *r)
+{
+    tm_framer_fini(&r->framer);
+    tm_framer_fini(&r->framer); /* harmless twice */
+    assert_int_equal(r->memory.stats.bytes, 0);
+}
+
+static void check_frame(reader *r, const tm_frame *frame)
+{
+    assert_true(r->seen < SIZES);
+    assert_int_equal(frame->len, sizes[r->seen]);
+    assert_int_equal(frame->body.len, frame->len);
+    size_t step = r->sparse ? 9973 : 1;
+    for (size_t at = 0; at < frame->len; at += step)
+        if (frame->body.ptr[at] != byte_at(r->seen, at)) fail();
+    r->seen++;
+}
+
+/* Feeds a piece, from memory of its own, and checks what comes out. */
+static void reader_feed(reader *r, const uint8_t *bytes, size_t len)
+{
+    uint8_t *copy = malloc(len + !len);
+    memcpy(copy, bytes, len);
+    tm_bytes input = tm_bytes_of(copy, len);
+    tm_frame frame;
+    int rc;
+    while (!(rc = tm_framer_feed(&r->framer, &input, &frame))) check_frame(r, &frame);
+    assert_int_equal(rc, TM_NEED_DATA);
+    assert_int_equal(input.len, 0);
+    assert_int_equal(r->memory.stats.bytes, tm_framer_held(&r->framer));
+    free(copy);
+}
+
+/* -- splits ------------------------------------------------------------------------------------ */
+
+static void whole_stream_is_cut_in_place_without_memory(void **state)
+{
+    (void)state;
+    size_t len;
+    uint8_t *stream = stream_new(&len);
+    reader r;
+    reader_init(&r, TM_MESSAGE_BYTES_DEFAULT);
+    tm_bytes input = tm_bytes_of(stream, len);
+    tm_frame frame;
+    while (!tm_framer_feed(&r.framer, &input, &frame)) {
+        if (frame.len) assert_true(frame.body.ptr > stream && frame.body.ptr < stream + len);
+        check_frame(&r, &frame);
+    }
+    assert_int_equal(r.seen, SIZES);
+    assert_int_equal(r.memory.bytes_peak, 0);
+    reader_fini(&r);
+    free(stream);
+}
+
+static void stream_byte_by_byte_gives_the_same_frames(void **state)
+{
+    (void)state;
+    size_t len;
+    uint8_t *stream = stream_new(&len);
+    reader r;
+    reader_init(&r, TM_MESSAGE_BYTES_DEFAULT);
+    for (size_t i = 0; i < len; i++) reader_feed(&r, stream + i, 1);
+    assert_int_equal(r.seen, SIZES);
+    assert_int_equal(tm_framer_held(&r.framer), 0);
+    reader_fini(&r);
+    free(stream);
+}
+
+static void random_splits_give_the_same_frames_and_bounded_memory(void **state)
+{
+    (void)state;
+    size_t len;
+    uint8_t *stream = stream_new(&len);
+    for (uint64_t seed = 1; seed <= 60; seed++) {
+        uint64_t random = seed;
+        reader r;
+        reader_init(&r, TM_MESSAGE_BYTES_DEFAULT);
+        r.sparse = true;
+        size_t at = 0;
+        while (at < len) {
+            size_t most = (size_t)1 << test_random(&random) % 20;
+            size_t take = test_random(&random) % (most + 1);
+            if (take > len - at) take = len - at;
+            reader_feed(&r, stream + at, take);
+            at += take;
+        }
+        if (r.seen != SIZES) fail_msg("seed %lu", (unsigned long)seed);
+        assert_int_equal(tm_framer_held(&r.framer), 0);
+        reader_fini(&r);
+    }
+    free(stream);
+}
+
+static void tick_is_a_frame_of_length_0(void **state)
+{
+    (void)state;
+    reader r;
+    reader_init(&r, 10);
+    tm_bytes input = TM_FRAME_TICK;
+    tm_frame frame;
+    assert_int_equal(input.len, 4);
+    assert_int_equal(tm_framer_feed(&r.framer, &input, &frame), 0);
+    assert_int_equal(frame.len, 0);
+    assert_int_equal(tm_framer_feed(&r.framer, &input, &frame), TM_NEED_DATA);
+    reader_fini(&r);
+}
+
+/* -- memory ------------------------------------------------------------------------------------ */
+
+static void memory_follows_what_came_not_what_was_promised(void **state)
+{
+    (void)state;
+    uint8_t *chunk = calloc(1, 65536);
+    reader r;
+    reader_init(&r, TM_MESSAGE_BYTES_DEFAULT);
+    uint8_t prefix[4];
+    tm_store_u32(prefix, (uint32_t)TM_MESSAGE_BYTES_DEFAULT);
+    reader_feed(&r, prefix, 4);
+    assert_int_equal(tm_framer_held(&r.framer), 0);
+    reader_feed(&r, chunk, 1);
+    assert_int_equal(tm_framer_held(&r.framer), TM_FRAMER_FIRST_BYTES);
+    size_t fed = 1;
+    while (fed < 4 * TM_MIB) {
+        reader_feed(&r, chunk, 65536);
+        fed += 65536;
+        assert_true(tm_framer_held(&r.framer) <= 2 * fed + TM_FRAMER_FIRST_BYTES);
+    }
+    reader_fini(&r);
+    free(chunk);
+}
+
+static void small_partial_frame_holds_its_own_size(void **state)
+{
+    (void)state;
+    reader r;
+    reader_init(&r, TM_MESSAGE_BYTES_DEFAULT);
+    reader_feed(&r, (const uint8_t *)"\0\0\0\7abc", 7);
+    assert_int_equal(tm_framer_held(&r.framer), 7);
+    tm_bytes input = TM_BYTES("defg\0\0\0\1x");
+    tm_frame frame;
+    assert_int_equal(tm_framer_feed(&r.framer, &input, &frame), 0);
+    assert_true(tm_bytes_equal(frame.body, TM_BYTES("abcdefg")));
+    assert_int_equal(tm_framer_held(&r.framer), 7); /* still lent */
+    assert_int_equal(tm_framer_feed(&r.framer, &input, &frame), 0);
+    assert_true(tm_bytes_equal(frame.body, TM_BYTES("x")));
+    assert_int_equal(tm_framer_held(&r.framer), 0);
+    reader_fini(&r);
+}
+
+static void failing_allocation_ends_the_stream_and_leaks_nothing(void **state)
+{
+    (void)state;
+    size_t len;
+    uint8_t *stream = stream_new(&len);
+    size_t n = 0;
+    for (bool passed = false; !passed; n++) {
+        reader r;
+        reader_init(&r, TM_MESSAGE_BYTES_DEFAULT);
+        r.memory.fail_after = n;
+        r.sparse = true;
+        int rc = 0;
+        for (size_t at = 0; at < len && rc != TM_ENOMEM; at += 50000) {
+            tm_bytes input = tm_bytes_of(stream + at, len - at < 50000 ? len - at : 50000);
+            tm_frame frame;
+            while (!(rc = tm_framer_feed(&r.framer, &input, &frame))) check_frame(&r, &frame);
+        }
+        passed = rc != TM_ENOMEM;
+        if (!passed) {
+            tm_bytes input = TM_FRAME_TICK;
+            tm_frame frame;
+            r.memory.fail_after = SIZE_MAX;
+            assert_int_equal(tm_framer_feed(&r.framer, &input, &frame), TM_ENOMEM);
+            assert_int_equal(r.memory.stats.bytes, 0);
+        }
+        reader_fini(&r);
+    }
+    assert_true(n > 5);
+    free(stream);
+}
+
+/* -- limits ------------------------------------------------------------------------------------ */
+
+static void length_over_the_limit_is_refused_before_its_body(void **state)
+{
+    (void)state;
+    static const uint32_t lens[] = {UINT32_MAX, 0x80000000u, 1001, 1 << 24};
+    for (size_t i = 0; i < sizeof lens / sizeof *lens; i++)
+        for (size_t split = 0; split <= 4; split++) {
+            reader r;
+            reader_init(&r, 1000);
+            uint8_t bytes[8];
+            memcpy(tm_store_u32(bytes, lens[i]), "body", 4);
+            tm_frame frame;
+            tm_bytes input = tm_bytes_of(bytes, split);
+            int rc = tm_framer_feed(&r.framer, &input, &frame);
+            assert_int_equal(rc, split < 4 ? TM_NEED_DATA : TM_EPEER_LIMIT);
+            input = tm_bytes_of(bytes + split, 8 - split);
+            assert_int_equal(tm_framer_feed(&r.framer, &input, &frame), TM_EPEER_LIMIT);
+            assert_int_equal(frame.len, lens[i]);
+            assert_int_equal(r.memory.bytes_peak, 0);
+            input = TM_FRAME_TICK; /* and nothing can mend it */
+            assert_int_equal(tm_framer_feed(&r.framer, &input, &frame), TM_EPEER_LIMIT);
+            reader_fini(&r);
+        }
+}
+
+static void limit_itself_is_accepted_and_may_change_between_frames(void **state)
+{
+    (void)state;
+    reader r;
+    reader_init(&r, 3);
+    tm_frame frame;
+    tm_bytes input = TM_BYTES("\0\0\0\3abc\0\0\0\4abcd\0\0\0\4abcd");
+    assert_int_equal(tm_framer_feed(&r.framer, &input, &frame), 0);
+    r.framer.bytes_max = 4;
+    assert_int_equal(tm_framer_feed(&r.framer, &input, &frame), 0);
+    r.framer.bytes_max = 3;
+    assert_int_equal(tm_framer_feed(&r.framer, &input, &frame), TM_EPEER_LIMIT);
+    reader_fini(&r);
+}
+
+/* -- what is in a frame ------------------------------------------------------------------------ */
+
+static void only_the_pass_through_form_is_opened(void **state)
+{
+    (void)state;
+    const struct {
+        const char *bytes;
+        size_t len;
+        const char *what;
+        size_t offset;
+    } bad[] = {
+        {"", 0, "a frame too short to hold a message", 0},
+        {"p", 1, "a frame too short to hold a message", 1},
+        {"\203", 1, "a frame too short to hold a message", 1},
+        {"\203D\0h\1a\1", 7, "a distribution header was not negotiated", 1},
+        {"\203E\0\0", 4, "a distribution header was not negotiated", 1},
+        {"\203F\0\0", 4, "a distribution header was not negotiated", 1},
+        {"\203h\1a\1", 5, "an unknown form of frame", 0},
+        {"h\1a\1", 4, "an unknown form of frame", 0},
+        {"ph\1a\1", 5, "no version byte before the control message", 1},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        tm_frame_terms terms;
+        tm_fault fault = {0};
+        tm_bytes body = tm_bytes_of(bad[i].bytes, bad[i].len);
+        assert_int_equal(tm_frame_open(TM_DFLAGS_OURS, body, &terms, &fault), TM_EPEER_MALFORMED);
+        assert_string_equal(fault.what, bad[i].what);
+        assert_int_equal(fault.offset, bad[i].offset);
+        assert_int_equal(tm_frame_open(TM_DFLAGS_OURS, body, &terms, NULL), TM_EPEER_MALFORMED);
+    }
+    tm_frame_terms terms;
+    assert_int_equal(tm_frame_open(TM_DFLAGS_OURS, TM_BYTES("p\203h\1a\1"), &terms, NULL), 0);
+    assert_true(terms.versioned);
+    assert_true(tm_bytes_equal(terms.bytes, TM_BYTES("h\1a\1")));
+}
+
+static void forms_that_are_never_negotiated_are_the_callers_mistake(void **state)
+{
+    (void)state;
+    static const uint64_t flags[] = {TM_DFLAG(DIST_HDR_ATOM_CACHE), TM_DFLAG(FRAGMENTS)};
+    for (size_t i = 0; i < 2; i++) {
+        tm_frame_terms terms;
+        test_alloc memory;
+        test_alloc_init(&memory, SIZE_MAX);
+        tm_buf out;
+        tm_buf_init(&out, &memory.alloc, 0);
+        tm_control control;
+        tm_control_init(&control, TM_OP_LINK);
+        assert_int_equal(tm_frame_open(flags[i], TM_BYTES("p\203h\1a\1"), &terms, NULL),
+                         TM_EUSE_ARG);
+        assert_int_equal(tm_frame_write(&out, flags[i], &control, (tm_bytes){0}), TM_EUSE_ARG);
+        assert_int_equal(memory.bytes_peak, 0);
+    }
+}
+
+/* -- what is written --------------------------------------------------------------------------- */
+
+static tm_control control_of(enum tm_opcode op)
+{
+    tm_control control;
+    tm_control_init(&control, op);
+    tm_pid pid = {.node = TM_BYTES("a@b"), .id = 1, .creation = 9};
+    control.from = control.to = (tm_control_item){.kind = TM_ITEM_PID, .pid = pid};
+    return control;
+}
+
+static void head_with_a_lent_payload_equals_the_whole_frame(void **state)
+{
+    (void)state;
+    test_alloc memory;
+    test_alloc_init(&memory, SIZE_MAX);
+    tm_bytes payload = TM_BYTES("m\0\0\0\3abc");
+    static const enum tm_opcode ops[] = {TM_OP_SEND, TM_OP_EXIT};
+    for (size_t i = 0; i < 2; i++) {
+        tm_buf whole, head;
+        tm_buf_init(&whole, &memory.alloc, 0);
+        tm_buf_init(&head, &memory.alloc, 0);
+        assert_int_equal(tm_buf_append(&head, "xyz", 3), 0);
+        tm_control control = control_of(ops[i]);
+        if (ops[i] == TM_OP_EXIT) control.reason = payload;
+        tm_bytes apart = ops[i] == TM_OP_EXIT ? (tm_bytes){0} : payload;
+        assert_int_equal(tm_frame_write(&whole, TM_DFLAGS_OURS, &control, apart), 0);
+        assert_int_equal(tm_frame_write_head(&head, TM_DFLAGS_OURS, &control, payload.len), 0);
+        assert_int_equal(tm_buf_append(&head, payload.ptr, payload.len), 0);
+        assert_true(tm_bytes_equal(tm_buf_bytes(&whole), tm_bytes_of(head.ptr + 3, head.len - 3)));
+        tm_buf_fini(&whole);
+        tm_buf_fini(&head);
+    }
+    assert_int_equal(memory.stats.bytes, 0);
+}
+
+static void payload_where_none_belongs_or_missing_is_refused(void **state)
+{
+    (void)state;
+    test_alloc memory;
+    test_alloc_init(&memory, SIZE_MAX);
+    tm_buf out;
+    tm_buf_init(&out, &memory.alloc, 0);
+    tm_bytes payload = TM_BYTES("j"), none = {0};
+    tm_control link = control_of(TM_OP_LINK), send = control_of(TM_OP_SEND);
+    tm_control exits = control_of(TM_OP_EXIT), spawn = control_of(TM_OP_SPAWN_REQUEST);
+    uint64_t ours = TM_DFLAGS_OURS, old = TM_DFLAGS_M25;
+    assert_int_equal(tm_frame_write(&out, ours, &link, payload), TM_EUSE_ARG);
+    assert_int_equal(tm_frame_write(&out, ours, &send, none), TM_EUSE_ARG);
+    assert_int_equal(tm_frame_write(&out, ours, &exits, none), TM_EUSE_ARG); /* no reason */
+    assert_int_equal(tm_frame_write(&out, old, &exits, none), TM_EUSE_ARG);
+    exits.reason = payload;
+    assert_int_equal(tm_frame_write(&out, ours, &exits, payload), TM_EUSE_ARG);
+    assert_int_equal(tm_frame_write_head(&out, ours, &link, 1), TM_EUSE_ARG);
+    assert_int_equal(tm_frame_write_head(&out, old, &exits, 1), TM_EUSE_ARG);
+    assert_int_equal(tm_frame_write_head(&out, ours, &send, 0), TM_EUSE_ARG);
+    assert_int_equal(tm_frame_write_head(&out, old, &spawn, 1), TM_ENOTSUP);
+    assert_int_equal(tm_frame_write(&out, old, &spawn, none), TM_ENOTSUP);
+    assert_int_equal(out.len, 0);
+    tm_buf_fini(&out);
+}
+
+static void payload_above_the_hard_limit_is_refused(void **state)
+{
+    (void)state;
+    test_alloc memory;
+    test_alloc_init(&memory, SIZE_MAX);
+    tm_buf out;
+    tm_buf_init(&out, &memory.alloc, 0);
+    tm_control send = control_of(TM_OP_SEND);
+    assert_int_equal(tm_frame_write_head(&out, TM_DFLAGS_OURS, &send, SIZE_MAX), TM_EUSE_LIMIT);
+    assert_int_equal(tm_frame_write_head(&out, TM_DFLAGS_OURS, &send, TM_MESSAGE_BYTES_MAX),
+                     TM_EUSE_LIMIT);
+    assert_int_equal(out.len, 0);
+    size_t fits = TM_MESSAGE_BYTES_MAX - 100;
+    assert_int_equal(tm_frame_write_head(&out, TM_DFLAGS_OURS, &send, fits), 0);
+    assert_int_equal(tm_load_u32(out.ptr), out.len - 4 + fits);
+    tm_buf_fini(&out);
+}
+
+static void failed_frame_leaves_the_buffer_as_it_was(void **state)
+{
+    (void)state;
+    test_alloc memory;
+    test_alloc_init(&memory, SIZE_MAX);
+    tm_control send = control_of(TM_OP_SEND);
+    for (size_t max = 1;; max++) {
+        tm_buf out;
+        tm_buf_init(&out, &memory.alloc, max);
+        assert_int_equal(tm_buf_append(&out, "x", 1), 0);
+        int rc = tm_frame_write(&out, TM_DFLAGS_OURS, &send, TM_BYTES("m\0\0\0\3abc"));
+        assert_int_equal(out.len > 1, rc == 0);
+        tm_buf_fini(&out);
+        if (!rc) break;
+        assert_int_equal(rc, TM_EUSE_LIMIT);
+    }
+    tm_buf out;
+    test_alloc_init(&memory, 0);
+    tm_buf_init(&out, &memory.alloc, 0);
+    assert_int_equal(tm_frame_write(&out, TM_DFLAGS_OURS, &send, TM_BYTES("j")), TM_ENOMEM);
+}
+
+#define TEST(name) cmocka_unit_test(name)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(whole_stream_is_cut_in_place_without_memory),
+        TEST(stream_byte_by_byte_gives_the_same_frames),
+        TEST(random_splits_give_the_same_frames_and_bounded_memory),
+        TEST(tick_is_a_frame_of_length_0),
+        TEST(memory_follows_what_came_not_what_was_promised),
+        TEST(small_partial_frame_holds_its_own_size),
+        TEST(failing_allocation_ends_the_stream_and_leaks_nothing),
+        TEST(length_over_the_limit_is_refused_before_its_body),
+        TEST(limit_itself_is_accepted_and_may_change_between_frames),
+        TEST(only_the_pass_through_form_is_opened),
+        TEST(forms_that_are_never_negotiated_are_the_callers_mistake),
+        TEST(head_with_a_lent_payload_equals_the_whole_frame),
+        TEST(payload_where_none_belongs_or_missing_is_refused),
+        TEST(payload_above_the_hard_limit_is_refused),
+        TEST(failed_frame_leaves_the_buffer_as_it_was),
+    };
+    return cmocka_run_group_tests_name("frame", tests, NULL, NULL);
+}
