@@ -1,0 +1,18 @@
+/* A descriptor that one thread signals and another's loop polls: an eventfd. */
+#ifndef TM_IO_NOTIFY_H
+#define TM_IO_NOTIFY_H
+
+/* The descriptor (close-on-exec, non-blocking) or -errno. */
+int tm_notify_create(void);
+/* Makes it readable. Any thread; never blocks. */
+void tm_notify_signal(int fd);
+/* Makes it unreadable until the next signal. */
+void tm_notify_clear(int fd);
+/* Waits until it is readable, at most timeout_ms. */
+void tm_notify_wait(int fd, int timeout_ms);
+void tm_notify_close(int fd);
+
+/* Lets about that much time pass, up to a second. The calling thread's timer slack becomes 1 us. */
+void tm_notify_pause(unsigned ns);
+
+#endif
