@@ -94,6 +94,9 @@ static_assert(TM_ATOM_BYTES_MAX == 4 * TM_ATOM_CHARS_MAX, "UTF-8 takes at most 4
  * body is stored. */
 #define TM_MESSAGE_BYTES_DEFAULT (128 * TM_MIB)
 #define TM_MESSAGE_BYTES_MAX (2048 * TM_MIB - 1)
+/* What a frame may have besides its message, bytes: the control message with three identifiers and a
+ * name is below 3 KiB. So what one node may send another one with the same limit accepts. */
+#define TM_FRAME_HEAD_BYTES_MAX (4 * TM_KIB)
 
 /* First memory for a frame that arrives in parts, bytes; from there it doubles with what has come, so a
  * length prefix alone is worth this much. Twice OTP's fragment size: usual frames grow once at most. */
@@ -127,6 +130,9 @@ static_assert(TM_SEND_BATCH_SEGMENTS <= 1024, "IOV_MAX");
  * pauses; these bounds end a process or a connection instead. */
 #define TM_MAILBOX_BYTES_DEFAULT (128 * TM_MIB)
 #define TM_INBOX_BYTES_DEFAULT (512 * TM_MIB)
+/* What a connection had sent that was closed for the bound stays until it is taken, and does not count
+ * against others: all together never get beyond so many times the bound. */
+#define TM_INBOX_HARD_FACTOR 2
 static_assert(TM_MAILBOX_BYTES_DEFAULT <= TM_INBOX_BYTES_DEFAULT, "a mailbox is part of the inbox");
 static_assert(TM_MESSAGE_BYTES_DEFAULT <= TM_INBOX_BYTES_DEFAULT, "a message must fit the inbox");
 
@@ -155,8 +161,9 @@ static_assert(TM_IO_READ_BATCH_BYTES >= TM_IO_SCRATCH_BYTES, "a turn reads at le
 
 /* Processes of one node: pids carry 28 bits of index towards old peers. */
 #define TM_PROCESS_COUNT_MAX (1 << 20)
-/* Monitors and links that one peer node may hold on us, entries. */
-#define TM_PEER_MONITORS_MAX 1000000
-#define TM_PEER_LINKS_MAX 1000000
+/* Monitors and links that one peer node may hold on us, entries. At about 200 bytes each one peer can
+ * make us hold 100 MB at most; a node that watches each of 100,000 processes stays well below. */
+#define TM_PEER_MONITORS_MAX 250000
+#define TM_PEER_LINKS_MAX 250000
 
 #endif

@@ -1,0 +1,56 @@
+/* A connection: an authenticated socket between two nodes. Shared by connection.c (life and ticks),
+ * write.c (out) and receive.c (in).
+ *
+ * The object lives from the verified handshake until its socket is closed and no caller writes
+ * directly; it is `up` as long as peer->conn points to it. */
+#ifndef TM_CONN_CONNECTION_H
+#define TM_CONN_CONNECTION_H
+
+#include "node.h"
+
+typedef struct tm_connection {
+    tm_sock sock;
+    tm_list link; /* in node->connections */
+    tumen_node *node;
+    tm_peer *peer; /* NULL once it is down */
+    uint64_t epoch;
+    uint64_t flags;
+    uint32_t creation; /* the peer's */
+    uint64_t up_ns;    /* when it came up */
+    char address[64];
+    tm_source *source;
+    tm_framer framer;
+    tm_timer tick_timer;
+    tm_command resume; /* a caller's direct write has left the rest to the engine */
+
+    /* the write in flight: owned by whoever set peer->sending (the engine, or a caller) */
+    tm_entry *writing; /* entries of this write, in order */
+    tm_buf out;        /* their contiguous bytes */
+    struct iovec iov[TM_SEND_BATCH_SEGMENTS];
+    int iov_count, iov_next;
+    tm_buf carried; /* the last words of the handshake, still in flight */
+    size_t carried_done;
+    bool direct;        /* a caller is writing; under node->lock */
+    bool close_pending; /* the engine wants to close meanwhile; under node->lock */
+    bool down;          /* engine: closing has begun */
+    bool draining;      /* close after the last queued byte */
+
+    /* counters: one writer each, read by anyone */
+    uint64_t bytes_in, bytes_out, frames_in, frames_out, ticks_in, ticks_out;
+    uint64_t seen_frames, seen_bytes_out; /* at the last tick check */
+    unsigned silent;                      /* tick checks in a row without a frame */
+} tm_connection;
+
+/* connection.c */
+void tm_connection_drain(tm_connection *conn);
+
+/* write.c */
+void tm_connection_sent(tm_sock *sock, ssize_t rc);
+void tm_connection_resume(tm_command *command);
+/* Frees the entries of the write that was in flight. Under node->lock. */
+void tm_connection_write_over(tm_connection *conn, tm_peer *peer);
+
+/* receive.c */
+void tm_connection_received(tm_sock *sock, tm_bytes bytes);
+
+#endif

@@ -1,0 +1,212 @@
+#include "inbox.h"
+
+#include <assert.h>
+
+#include "../base/check.h"
+#include "../io/notify.h"
+
+typedef struct block {
+    tm_list link;
+    size_t size; /* allocated, bytes */
+    size_t used; /* offset of the first free byte of data */
+    size_t read;
+    uint8_t data[];
+} block;
+
+typedef struct record {
+    size_t size; /* with its bytes, rounded up to RECORD_ALIGN */
+    tm_source *source;
+    tumen_event event;
+    uint8_t bytes[];
+} record;
+
+#define RECORD_ALIGN (sizeof(void *))
+static_assert(TM_INBOX_BLOCK_BYTES > 4 * sizeof(record), "a block holds several events");
+
+struct tumen_batch {
+    tm_inbox *inbox;
+    tm_list blocks;
+    record *current;
+};
+
+tm_source *tm_source_create(const tm_alloc *alloc, uint64_t epoch)
+{
+    tm_source *source = tm_alloc_zero(alloc, sizeof *source);
+    if (!source) return NULL;
+    source->refs = 1;
+    source->epoch = epoch;
+    source->alloc = alloc;
+    return source;
+}
+
+void tm_source_unref(tm_source *source)
+{
+    if (!source) return;
+    if (__atomic_sub_fetch(&source->refs, 1, __ATOMIC_ACQ_REL) == 0)
+        tm_alloc_free(source->alloc, source, sizeof *source);
+}
+
+int tm_inbox_init(tm_inbox *inbox, const tm_alloc *alloc, uint64_t *wakeups)
+{
+    memset(inbox, 0, sizeof *inbox);
+    inbox->alloc = alloc;
+    inbox->wakeups = wakeups;
+    tm_list_init(&inbox->blocks);
+    inbox->fd = tm_notify_create();
+    if (inbox->fd < 0) return inbox->fd;
+    pthread_mutex_init(&inbox->lock, NULL);
+    return 0;
+}
+
+void tm_inbox_fini(tm_inbox *inbox)
+{
+    tumen_batch_free(tm_inbox_take(inbox));
+    tm_notify_close(inbox->fd);
+    pthread_mutex_destroy(&inbox->lock);
+}
+
+/* Copies a span behind the record and lets it point there. */
+static uint8_t *span_move(tumen_bytes *span, uint8_t *at)
+{
+    if (span->len) memcpy(at, span->ptr, span->len);
+    span->ptr = at;
+    return at + span->len;
+}
+
+static size_t record_size(const tumen_event *event)
+{
+    size_t size = sizeof(record) + event->from.node.len + event->ref.node.len + event->node.len +
+                  event->name.len + event->text.len + event->term.len;
+    return (size + RECORD_ALIGN - 1) & ~(RECORD_ALIGN - 1);
+}
+
+/* The tail block with room for size bytes; under the lock. */
+static block *inbox_block(tm_inbox *inbox, size_t size)
+{
+    if (!tm_list_empty(&inbox->blocks)) {
+        block *tail = TM_CONTAINER(inbox->blocks.prev, block, link);
+        if (tail->size - sizeof *tail - tail->used >= size) return tail;
+    }
+    size_t total = sizeof(block) + size;
+    if (total < TM_INBOX_BLOCK_BYTES) total = TM_INBOX_BLOCK_BYTES;
+    block *fresh = tm_alloc_get(inbox->alloc, total);
+    if (!fresh) return NULL;
+    *fresh = (block){.size = total};
+    tm_list_push(&inbox->blocks, &fresh->link);
+    return fresh;
+}
+
+int tm_inbox_put(tm_inbox *inbox, const tumen_event *event, tm_source *source, int later)
+{
+    size_t size = record_size(event);
+    pthread_mutex_lock(&inbox->lock);
+    block *into = inbox_block(inbox, size);
+    if (!into) {
+        pthread_mutex_unlock(&inbox->lock);
+        return TM_ENOMEM;
+    }
+    record *rec = (record *)(void *)(into->data + into->used);
+    into->used += size;
+    rec->size = size;
+    rec->source = source;
+    rec->event = *event;
+    uint8_t *at = rec->bytes;
+    at = span_move(&rec->event.from.node, at);
+    at = span_move(&rec->event.ref.node, at);
+    at = span_move(&rec->event.node, at);
+    at = span_move(&rec->event.name, at);
+    at = span_move(&rec->event.text, at);
+    span_move(&rec->event.term, at);
+    if (source) {
+        __atomic_add_fetch(&source->refs, 1, __ATOMIC_RELAXED);
+        __atomic_add_fetch(&source->bytes, size, __ATOMIC_RELAXED);
+    }
+    __atomic_add_fetch(&inbox->bytes, size, __ATOMIC_RELAXED);
+    int wake = !later && inbox->armed;
+    if (wake) inbox->armed = 0;
+    pthread_mutex_unlock(&inbox->lock);
+    if (wake) {
+        __atomic_add_fetch(inbox->wakeups, 1, __ATOMIC_RELAXED);
+        tm_notify_signal(inbox->fd);
+    }
+    return 0;
+}
+
+void tm_inbox_signal(tm_inbox *inbox)
+{
+    pthread_mutex_lock(&inbox->lock);
+    int wake = inbox->armed && !tm_list_empty(&inbox->blocks);
+    if (wake) inbox->armed = 0;
+    pthread_mutex_unlock(&inbox->lock);
+    if (!wake) return;
+    __atomic_add_fetch(inbox->wakeups, 1, __ATOMIC_RELAXED);
+    tm_notify_signal(inbox->fd);
+}
+
+int tm_inbox_arm(tm_inbox *inbox)
+{
+    tm_notify_clear(inbox->fd);
+    pthread_mutex_lock(&inbox->lock);
+    int waiting = !tm_list_empty(&inbox->blocks);
+    inbox->armed = !waiting;
+    pthread_mutex_unlock(&inbox->lock);
+    return waiting;
+}
+
+uint64_t tm_inbox_bytes(const tm_inbox *inbox)
+{
+    return __atomic_load_n(&inbox->bytes, __ATOMIC_RELAXED);
+}
+
+struct tumen_batch *tm_inbox_take(tm_inbox *inbox)
+{
+    pthread_mutex_lock(&inbox->lock);
+    int empty = tm_list_empty(&inbox->blocks);
+    tumen_batch *batch = empty ? NULL : tm_alloc_zero(inbox->alloc, sizeof *batch);
+    if (batch) {
+        batch->inbox = inbox;
+        tm_list_init(&batch->blocks);
+        for (tm_list *node; (node = tm_list_pop(&inbox->blocks));)
+            tm_list_push(&batch->blocks, node);
+    }
+    pthread_mutex_unlock(&inbox->lock);
+    return batch;
+}
+
+/* The event that was handed out last is done with. */
+static void batch_settle(tumen_batch *batch)
+{
+    record *rec = batch->current;
+    if (!rec) return;
+    batch->current = NULL;
+    __atomic_sub_fetch(&batch->inbox->bytes, rec->size, __ATOMIC_RELAXED);
+    if (rec->source) {
+        __atomic_sub_fetch(&rec->source->bytes, rec->size, __ATOMIC_RELAXED);
+        tm_source_unref(rec->source);
+    }
+}
+
+const tumen_event *tumen_batch_next(tumen_batch *batch)
+{
+    batch_settle(batch);
+    while (!tm_list_empty(&batch->blocks)) {
+        block *head = TM_CONTAINER(batch->blocks.next, block, link);
+        if (head->read < head->used) {
+            record *rec = (record *)(void *)(head->data + head->read);
+            head->read += rec->size;
+            batch->current = rec;
+            return &rec->event;
+        }
+        tm_list_remove(&head->link);
+        tm_alloc_free(batch->inbox->alloc, head, head->size);
+    }
+    return NULL;
+}
+
+void tumen_batch_free(tumen_batch *batch)
+{
+    if (!batch) return;
+    while (tumen_batch_next(batch)) {
+    }
+    tm_alloc_free(batch->inbox->alloc, batch, sizeof *batch);
+}

@@ -1,0 +1,162 @@
+#include "kernel.h"
+
+/* -- net_kernel ---------------------------------------------------------------------------------------- */
+
+static bool atom_is(tm_cursor *c, tm_bytes text)
+{
+    tm_atom atom;
+    return tm_etf_read_atom(c, &atom) == 0 && !atom.latin1 && tm_bytes_equal(atom.text, text);
+}
+
+static bool tuple_is(tm_cursor *c, uint32_t arity)
+{
+    uint32_t found;
+    return tm_etf_read_tuple(c, &found) == 0 && found == arity;
+}
+
+/* A tag [alias|Ref] or [[alias|Ref]|_] names the alias that the reply goes to. */
+static bool tag_alias(tm_cursor c, tm_ref *ref)
+{
+    uint32_t count;
+    if (tm_etf_read_list(&c, &count) != 0 || count != 1) return false;
+    if (tm_cursor_left(&c) && *c.ptr == TM_LIST_EXT)
+        if (tm_etf_read_list(&c, &count) != 0 || count != 1) return false;
+    return atom_is(&c, TM_BYTES("alias")) && tm_etf_read_ref(&c, ref) == 0;
+}
+
+/* {'$gen_call', {Pid, Tag}, {is_auth, Node}}: what net_adm:ping asks. Fills tag (a span) and pid. */
+static bool is_auth(tm_bytes message, const tm_alloc *alloc, tm_pid *pid, tm_bytes *tag)
+{
+    tm_cursor c = tm_cursor_of(message);
+    tm_walk_limits limits = TM_WALK_LIMITS_DEFAULT;
+    return tuple_is(&c, 3) && atom_is(&c, TM_BYTES("$gen_call")) && tuple_is(&c, 2) &&
+           tm_etf_read_pid(&c, pid) == 0 && tm_etf_read_term(&c, &limits, alloc, tag) == 0 &&
+           tuple_is(&c, 2) && atom_is(&c, TM_BYTES("is_auth"));
+}
+
+int tm_kernel_message(tm_connection *conn, tm_bytes message)
+{
+    tumen_node *node = conn->node;
+    const tm_alloc *alloc = &node->engine->alloc;
+    tm_pid pid;
+    tm_bytes tag;
+    if (!is_auth(message, alloc, &pid, &tag)) {
+        TM_ATOMIC_ADD(&node->operations_refused, 1);
+        return 0;
+    }
+    tm_buf reply;
+    tm_buf_init(&reply, alloc, 0);
+    int rc = tm_etf_write_tuple(&reply, 2);
+    if (!rc) rc = tm_etf_write_raw(&reply, tag);
+    if (!rc) rc = tm_etf_write_atom(&reply, TM_BYTES("yes"));
+    tm_target to = {.kind = TM_TARGET_PID, .pid = pid};
+    if (tag_alias(tm_cursor_of(tag), &to.ref)) to.kind = TM_TARGET_REF;
+    tm_bytes target_node = to.kind == TM_TARGET_REF ? to.ref.node : pid.node;
+    if (!rc && tm_bytes_equal(target_node, conn->peer->name)) {
+        tumen_part part = {.bytes = tm_public(tm_buf_bytes(&reply))};
+        tm_node_lock_engine(node);
+        tm_pid from = tm_procs_pid(node->procs, node->kernel);
+        tm_entry *entry = tm_entry_message(node, &from, &to, &part, 1);
+        if (entry)
+            tm_peer_queue(conn->peer, entry);
+        else
+            rc = TM_ENOMEM;
+        tm_node_unlock(node);
+    }
+    tm_buf_fini(&reply);
+    return rc;
+}
+
+/* -- spawn requests --------------------------------------------------------------------------------------- */
+
+static int spawn_answer(tm_connection *conn, const tm_control *control, unsigned flags,
+                        const tm_pid *pid, tm_bytes error)
+{
+    tm_entry *entry =
+        tm_entry_spawn_reply(conn->node, &control->ref, &control->from.pid, flags, pid, error);
+    if (!entry) return TM_ENOMEM;
+    tm_peer_queue(conn->peer, entry);
+    return 0;
+}
+
+static int spawn_refuse(tm_connection *conn, const tm_control *control, tm_bytes error)
+{
+    TM_ATOMIC_ADD(&conn->node->operations_refused, 1);
+    tm_node_lock_engine(conn->node);
+    int rc = spawn_answer(conn, control, 0, NULL, error);
+    tm_node_unlock(conn->node);
+    return rc;
+}
+
+/* `link` and `monitor` of an option list; the others (priority, heap sizes) mean nothing here. An
+ * improper list is false. */
+static bool spawn_options(tm_bytes options, const tm_alloc *alloc, unsigned *flags)
+{
+    tm_cursor c = tm_cursor_of(options);
+    tm_walk_limits limits = TM_WALK_LIMITS_DEFAULT;
+    uint32_t count;
+    *flags = 0;
+    if (tm_etf_read_list(&c, &count) != 0) return false;
+    for (uint32_t i = 0; i < count; i++) {
+        tm_cursor item = c;
+        if (atom_is(&item, TM_BYTES("link"))) *flags |= TM_SPAWN_LINK;
+        item = c;
+        if (atom_is(&item, TM_BYTES("monitor"))) *flags |= TM_SPAWN_MONITOR;
+        tm_bytes skipped;
+        if (tm_etf_read_term(&c, &limits, alloc, &skipped) != 0) return false;
+    }
+    return count == 0 || (tm_cursor_left(&c) >= 1 && *c.ptr == TM_NIL_EXT);
+}
+
+static bool spawn_served(const tm_control *control)
+{
+    if (!tm_bytes_equal(control->module, TM_BYTES("erpc"))) return false;
+    return (tm_bytes_equal(control->function, TM_BYTES("execute_call")) && control->arity == 4) ||
+           (tm_bytes_equal(control->function, TM_BYTES("execute_cast")) && control->arity == 3);
+}
+
+int tm_kernel_spawn_request(tm_connection *conn, const tm_control *control, tm_bytes arguments)
+{
+    tumen_node *node = conn->node;
+    const tm_alloc *alloc = &node->engine->alloc;
+    unsigned flags;
+    if (!tm_bytes_equal(control->from.pid.node, conn->peer->name)) {
+        tm_connection_close(
+            conn, TM_EPEER_MALFORMED,
+            "malformed SPAWN_REQUEST: the requester is not a process of the sending "
+            "node");
+        return TM_EPEER_MALFORMED;
+    }
+    if (!spawn_served(control)) return spawn_refuse(conn, control, TM_BYTES("notsup"));
+    if (!spawn_options(control->options, alloc, &flags))
+        return spawn_refuse(conn, control, TM_BYTES("badopt"));
+    tm_walk_limits limits = TM_WALK_LIMITS_DEFAULT;
+    limits.depth_max = (uint32_t)tm_node_limit(node, TUMEN_LIMIT_DEPTH);
+    limits.decoded_bytes_max = tm_node_limit(node, TUMEN_LIMIT_DECODED_BYTES);
+    tm_walk_result result;
+    int rc = tm_etf_walk(arguments, &limits, alloc, &result);
+    if (rc == TM_EPEER_LIMIT) return spawn_refuse(conn, control, TM_BYTES("system_limit"));
+    if (rc) {
+        tm_connection_close(conn, rc, "malformed arguments of a SPAWN_REQUEST");
+        return rc;
+    }
+    tm_node_lock_engine(node);
+    tm_proc_key key = 0;
+    rc = tm_procs_on_spawn(node->procs, &control->from.pid, &control->ref, flags, &key);
+    tm_pid pid = {0};
+    if (!rc) pid = tm_procs_pid(node->procs, key);
+    if (!rc) rc = spawn_answer(conn, control, flags, &pid, (tm_bytes){0});
+    tm_node_unlock(node);
+    if (rc == TM_EUSE_LIMIT) return spawn_refuse(conn, control, TM_BYTES("system_limit"));
+    if (rc == TM_EPEER_MALFORMED)
+        tm_connection_close(conn, rc,
+                            "malformed SPAWN_REQUEST: its reference is in use or not its own");
+    if (rc) return rc;
+    tumen_event event = {.kind = TUMEN_EVENT_SPAWN,
+                         .connection = conn->epoch,
+                         .from = tm_public_pid(&control->from.pid),
+                         .ref = tm_public_ref(&control->ref),
+                         .name = tm_public(control->function),
+                         .term = {arguments.ptr, result.len}};
+    return tm_node_deliver(node, key, &event, conn->source);
+}

@@ -1,0 +1,366 @@
+/* In: bytes of a connected peer become signals to csrc/proc and messages in the inbox.
+ *
+ * What is malformed closes the connection: everything before it was delivered, nothing after it is.
+ * What is well-formed but over one of our limits is dropped with an event. What goes to nobody is
+ * counted. Everything that the core can answer it answers here, without Python. */
+#include <stdio.h>
+
+#include "../base/check.h"
+#include "connection.h"
+#include "kernel.h"
+
+/* A fault is told to people: where, and what. */
+static int receive_fault(tm_connection *conn, const char *part, const tm_fault *fault, int rc)
+{
+    char text[160];
+    snprintf(text, sizeof text, "malformed %s: %s (byte %zu)", part,
+             fault->what ? fault->what : tumen_error_text(rc), fault->offset);
+    tm_connection_close(conn, rc, text);
+    return rc;
+}
+
+static void receive_refused(tm_connection *conn, tm_proc_key key, int code, const char *text,
+                            uint64_t number)
+{
+    TM_ATOMIC_ADD(&conn->node->operations_refused, 1);
+    tm_node_event(conn->node,
+                  &(tumen_event){.kind = TUMEN_EVENT_REFUSED,
+                                 .node = tm_public(conn->peer->name),
+                                 .connection = conn->epoch,
+                                 .process = key,
+                                 .code = code,
+                                 .text = {(const uint8_t *)text, strlen(text)},
+                                 .number = (int64_t)number},
+                  NULL);
+}
+
+static tm_walk_limits receive_limits(const tumen_node *node)
+{
+    tm_walk_limits limits = TM_WALK_LIMITS_DEFAULT;
+    limits.depth_max = (uint32_t)tm_node_limit(node, TUMEN_LIMIT_DEPTH);
+    limits.decoded_bytes_max = tm_node_limit(node, TUMEN_LIMIT_DECODED_BYTES);
+    return limits;
+}
+
+/* Walks a payload and cuts off what lies behind it. 0, or the connection is closed (negative), or it
+ * was refused with an event (1). */
+static int receive_walk(tm_connection *conn, tm_proc_key key, tm_bytes *payload)
+{
+    tm_walk_limits limits = receive_limits(conn->node);
+    tm_walk_result result;
+    int rc = tm_etf_walk(*payload, &limits, &conn->node->engine->alloc, &result);
+    if (rc == 0) {
+        payload->len = result.len;
+        return 0;
+    }
+    if (rc == TM_EPEER_LIMIT) {
+        receive_refused(conn, key, rc, result.what, payload->len);
+        return 1;
+    }
+    tm_fault fault = {result.offset, result.what};
+    return receive_fault(conn, "term", &fault, rc);
+}
+
+/* -- messages -------------------------------------------------------------------------------------------- */
+
+/* {mailbox_full, Bytes} */
+void tm_node_mailbox_full(tumen_node *node, tm_proc_key key, uint64_t bytes)
+{
+    uint8_t space[64];
+    tm_buf reason = {.ptr = space, .cap = sizeof space, .max = sizeof space};
+    int rc = tm_etf_write_tuple(&reason, 2);
+    if (!rc) rc = tm_etf_write_atom(&reason, TM_BYTES("mailbox_full"));
+    if (!rc) rc = tm_etf_write_u64(&reason, bytes);
+    TM_ASSERT(rc == 0);
+    if (tm_procs_exit(node->procs, key, tm_buf_bytes(&reason)) != 0) return;
+    tm_node_event(node,
+                  &(tumen_event){.kind = TUMEN_EVENT_EXITED,
+                                 .process = key,
+                                 .term = tm_public(tm_buf_bytes(&reason))},
+                  NULL);
+}
+
+int tm_node_deliver(tumen_node *node, tm_proc_key key, tumen_event *event, tm_source *source)
+{
+    event->process = key;
+    if (event->kind != TUMEN_EVENT_MESSAGE) return tm_inbox_put(&node->inbox, event, source, 1);
+    event->wire_bytes = event->term.len;
+    tm_node_lock_engine(node);
+    uint64_t waiting = tm_procs_mail_put(node->procs, key, event->wire_bytes);
+    bool full = waiting > tm_node_limit(node, TUMEN_LIMIT_MAILBOX_BYTES);
+    if (full) tm_node_mailbox_full(node, key, waiting);
+    tm_node_unlock(node);
+    if (full) return 0;
+    TM_ATOMIC_ADD(&node->mail_bytes, event->wire_bytes);
+    TM_ATOMIC_ADD(&node->messages_in, 1);
+    return tm_inbox_put(&node->inbox, event, source, 1);
+}
+
+/* Closes the connection with most bytes in the inbox; when all is in mailboxes, the one that added.
+ * What it has sent stays and is delivered: it does not count any more, or every other connection
+ * would follow with its next message; up to TM_INBOX_HARD_FACTOR times the bound, for memory's sake. */
+static void receive_relieve(tm_connection *last)
+{
+    tumen_node *node = last->node;
+    uint64_t limit = tm_node_limit(node, TUMEN_LIMIT_INBOX_BYTES);
+    uint64_t mail = TM_ATOMIC_GET(&node->mail_bytes), waiting = tm_inbox_bytes(&node->inbox);
+    bool in_mailboxes = mail > waiting;
+    if (in_mailboxes) waiting = mail;
+    if (waiting <= limit) node->forgiven_bytes = 0;
+    uint64_t forgiven = waiting > limit * TM_INBOX_HARD_FACTOR ? 0 : node->forgiven_bytes;
+    if (waiting <= limit + forgiven) return;
+    tm_connection *worst = last;
+    TM_LIST_EACH (&last->node->connections, link, following) {
+        tm_connection *conn = TM_CONTAINER(link, tm_connection, link);
+        if (!conn->down && tm_connection_waiting(conn) > tm_connection_waiting(worst)) worst = conn;
+    }
+    node->forgiven_bytes = in_mailboxes ? waiting : forgiven + tm_connection_waiting(worst);
+    tm_connection_close(worst, TM_EUSE_LIMIT, "inbox_full");
+}
+
+static int receive_dropped(tm_connection *conn)
+{
+    TM_ATOMIC_ADD(&conn->node->messages_dropped, 1);
+    return 0;
+}
+
+static int receive_message(tm_connection *conn, const tm_control *control, tm_proc_key key,
+                           bool reply, tm_bytes payload)
+{
+    tumen_node *node = conn->node;
+    if (!key) return receive_dropped(conn);
+    int rc = receive_walk(conn, key, &payload);
+    if (rc) return rc < 0 ? rc : 0;
+    if (key == node->kernel) return tm_kernel_message(conn, payload);
+    tumen_event event = {.kind = reply ? TUMEN_EVENT_REPLY : TUMEN_EVENT_MESSAGE,
+                         .connection = conn->epoch,
+                         .term = tm_public(payload)};
+    if (control->from.kind == TM_ITEM_PID) event.from = tm_public_pid(&control->from.pid);
+    if (control->to.kind == TM_ITEM_REF) event.ref = tm_public_ref(&control->to.ref);
+    return tm_node_deliver(node, key, &event, conn->source);
+}
+
+static int receive_send(tm_connection *conn, const tm_control *control, tm_bytes payload)
+{
+    tumen_node *node = conn->node;
+    tm_proc_key key = 0;
+    bool reply = false;
+    tm_node_lock_engine(node);
+    if (control->to.kind == TM_ITEM_PID)
+        key = tm_procs_find(node->procs, &control->to.pid);
+    else if (control->to.kind == TM_ITEM_NAME)
+        key = tm_procs_whereis(node->procs, control->to.name);
+    else
+        key = tm_procs_use_alias(node->procs, &control->to.ref, &reply);
+    tm_node_unlock(node);
+    return receive_message(conn, control, key, reply, payload);
+}
+
+/* -- signals -------------------------------------------------------------------------------------------------- */
+
+/* A peer may speak for its own processes only: OTP closes on a LINK or MONITOR_P of another's. */
+static bool from_is_peers(const tm_connection *conn, const tm_control *control)
+{
+    return control->from.kind == TM_ITEM_PID &&
+           tm_bytes_equal(control->from.pid.node, conn->peer->name);
+}
+
+static tm_target control_target(const tumen_node *node, const tm_control *control)
+{
+    tm_target target = {.node = tm_node_name(node)};
+    if (control->to.kind == TM_ITEM_PID) {
+        target.kind = TM_TARGET_PID;
+        target.pid = control->to.pid;
+    } else {
+        target.kind = TM_TARGET_NAME;
+        target.name = control->to.name;
+    }
+    return target;
+}
+
+static void receive_abandoned(tumen_node *node, tm_proc_key key)
+{
+    if (!key) return;
+    tm_node_event(node, &(tumen_event){.kind = TUMEN_EVENT_ABANDONED, .process = key}, NULL);
+}
+
+/* Under the lock. */
+static int apply_signal(tm_connection *conn, const tm_control *control, tm_bytes reason)
+{
+    tm_procs *procs = conn->node->procs;
+    const tm_pid *from = &control->from.pid, *to = &control->to.pid;
+    tm_proc_key abandoned = 0;
+    tm_target target;
+    int rc;
+    switch (control->op) {
+    case TM_OP_LINK: return tm_procs_on_link(procs, from, to);
+    case TM_OP_UNLINK_ID: return tm_procs_on_unlink_id(procs, control->unlink_id, from, to);
+    case TM_OP_UNLINK_ID_ACK: return tm_procs_on_unlink_id_ack(procs, control->unlink_id, from, to);
+    case TM_OP_EXIT: return tm_procs_on_exit(procs, from, to, reason);
+    case TM_OP_EXIT2: return tm_procs_on_exit2(procs, from, to, reason);
+    case TM_OP_MONITOR_P:
+        target = control_target(conn->node, control);
+        return tm_procs_on_monitor(procs, from, &target, &control->ref);
+    case TM_OP_DEMONITOR_P:
+        rc = tm_procs_on_demonitor(procs, from, &control->ref, &abandoned);
+        receive_abandoned(conn->node, abandoned);
+        return rc;
+    case TM_OP_MONITOR_P_EXIT:
+        return tm_procs_on_monitor_exit(procs, conn->peer->name, to, &control->ref, reason);
+    default: return TM_EUSE_ARG;
+    }
+}
+
+static int receive_signal(tm_connection *conn, const tm_control *control, tm_bytes reason)
+{
+    tm_node_lock_engine(conn->node);
+    int rc = apply_signal(conn, control, reason);
+    tm_node_unlock(conn->node);
+    if (rc) tm_connection_close(conn, rc, tumen_error_text(rc));
+    return rc;
+}
+
+/* LINK, UNLINK_ID, DEMONITOR_P and the like: the sender must be the peer's. */
+static int receive_own_signal(tm_connection *conn, const tm_control *control)
+{
+    if (from_is_peers(conn, control)) return receive_signal(conn, control, (tm_bytes){0});
+    static const tm_fault FAULT = {0, "the sender is not a process of the sending node"};
+    return receive_fault(conn, tm_opcode_name(control->wire_op), &FAULT, TM_EPEER_MALFORMED);
+}
+
+static int receive_reason(tm_connection *conn, const tm_control *control, tm_bytes payload)
+{
+    tm_bytes reason = control->reason;
+    if (control->has_payload) {
+        int rc = receive_walk(conn, 0, &payload);
+        if (rc < 0) return rc;
+        /* An exit that is too large to be told must still end what it ends. */
+        static const uint8_t TRUNCATED[] = {TM_SMALL_ATOM_UTF8_EXT,
+                                            16,
+                                            'r',
+                                            'e',
+                                            'a',
+                                            's',
+                                            'o',
+                                            'n',
+                                            '_',
+                                            't',
+                                            'o',
+                                            'o',
+                                            '_',
+                                            'l',
+                                            'a',
+                                            'r',
+                                            'g',
+                                            'e'};
+        reason = rc ? (tm_bytes){TRUNCATED, sizeof TRUNCATED} : payload;
+    }
+    return receive_signal(conn, control, reason);
+}
+
+static int receive_spawn_reply(tm_connection *conn, const tm_control *control)
+{
+    tumen_node *node = conn->node;
+    bool ok = control->result.kind == TM_ITEM_PID;
+    uint8_t atom[TM_ATOM_BYTES_MAX + 3];
+    tm_buf error = {.ptr = atom, .cap = sizeof atom, .max = sizeof atom};
+    if (!ok && tm_etf_write_atom(&error, control->result.name) != 0) return 0;
+    tm_node_lock_engine(node);
+    int rc = tm_procs_on_spawn_reply(node->procs, conn->peer->name, &control->ref, &control->to.pid,
+                                     (unsigned)control->flags, ok ? &control->result.pid : NULL,
+                                     tm_buf_bytes(&error));
+    tm_node_unlock(node);
+    if (rc) tm_connection_close(conn, rc, tumen_error_text(rc));
+    return rc;
+}
+
+/* Operation 37, which we do not announce and OTP 28 may send all the same: its base operation. */
+static int receive_altact(tm_connection *conn, tm_control *control, tm_bytes payload)
+{
+    if (!(control->flags & TM_ALTACT_EXIT)) return receive_send(conn, control, payload);
+    if (control->to.kind != TM_ITEM_PID) return receive_dropped(conn);
+    control->op = TM_OP_EXIT2;
+    return receive_reason(conn, control, payload);
+}
+
+static int receive_counted(tm_connection *conn)
+{
+    TM_ATOMIC_ADD(&conn->node->operations_unknown, 1);
+    return 0;
+}
+
+static int receive_control(tm_connection *conn, tm_control *control, tm_bytes payload)
+{
+    switch (control->op) {
+    case TM_OP_SEND:
+    case TM_OP_REG_SEND:
+    case TM_OP_ALIAS_SEND: return receive_send(conn, control, payload);
+    case TM_OP_ALTACT_SIG_SEND: return receive_altact(conn, control, payload);
+    case TM_OP_LINK:
+    case TM_OP_UNLINK_ID:
+    case TM_OP_UNLINK_ID_ACK:
+    case TM_OP_MONITOR_P:
+    case TM_OP_DEMONITOR_P: return receive_own_signal(conn, control);
+    case TM_OP_EXIT:
+    case TM_OP_EXIT2:
+    case TM_OP_MONITOR_P_EXIT: return receive_reason(conn, control, payload);
+    case TM_OP_SPAWN_REQUEST: return tm_kernel_spawn_request(conn, control, payload);
+    case TM_OP_SPAWN_REPLY: return receive_spawn_reply(conn, control);
+    default: return receive_counted(conn); /* GROUP_LEADER, old UNLINK: nothing of ours changes */
+    }
+}
+
+/* -- frames ----------------------------------------------------------------------------------------------------- */
+
+static int receive_frame(tm_connection *conn, const tm_frame *frame)
+{
+    if (frame->len == 0) {
+        TM_ATOMIC_ADD(&conn->ticks_in, 1);
+        return 0;
+    }
+    TM_ATOMIC_ADD(&conn->frames_in, 1);
+    tm_fault fault = {0};
+    tm_frame_terms terms;
+    int rc = tm_frame_open(conn->flags, frame->body, &terms, &fault);
+    if (rc) return receive_fault(conn, "frame", &fault, rc);
+    tm_control control;
+    tm_bytes payload = {0};
+    tm_walk_limits limits = receive_limits(conn->node);
+    rc = tm_control_parse(terms.bytes, terms.versioned, &limits, &conn->node->engine->alloc,
+                          &control, &payload, &fault);
+    if (rc == TM_CONTROL_UNKNOWN) return receive_counted(conn);
+    if (rc == TM_EPEER_LIMIT) {
+        receive_refused(conn, 0, rc, fault.what ? fault.what : "control message", frame->len);
+        return 0;
+    }
+    if (rc) return receive_fault(conn, "control message", &fault, rc);
+    rc = receive_control(conn, &control, payload);
+    if (rc == TM_ENOMEM) tm_connection_close(conn, rc, "out of memory");
+    if (!conn->down) receive_relieve(conn);
+    return rc;
+}
+
+void tm_connection_received(tm_sock *sock, tm_bytes bytes)
+{
+    tm_connection *conn = TM_CONTAINER(sock, tm_connection, sock);
+    TM_ATOMIC_ADD(&conn->bytes_in, bytes.len);
+    conn->framer.bytes_max =
+        tm_node_limit(conn->node, TUMEN_LIMIT_MESSAGE_BYTES) + TM_FRAME_HEAD_BYTES_MAX;
+    while (!conn->down) {
+        tm_frame frame;
+        int rc = tm_framer_feed(&conn->framer, &bytes, &frame);
+        if (rc == TM_NEED_DATA) return;
+        if (rc == TM_EPEER_LIMIT) {
+            char text[96];
+            snprintf(text, sizeof text, "frame of %u bytes is over the limit of %llu", frame.len,
+                     (unsigned long long)conn->framer.bytes_max);
+            tm_connection_close(conn, rc, text);
+            return;
+        }
+        if (rc) {
+            tm_connection_close(conn, rc, tumen_error_text(rc));
+            return;
+        }
+        if (receive_frame(conn, &frame) != 0) return;
+    }
+}

@@ -1,0 +1,146 @@
+#include "sendq.h"
+
+#include "../base/check.h"
+
+void tm_sendq_init(tm_sendq *queue)
+{
+    *queue = (tm_sendq){0};
+    queue->tail = &queue->head;
+}
+
+static void sendq_count(tm_sendq *queue, const tm_entry *entry)
+{
+    queue->bytes += entry->weight;
+    queue->count++;
+    if (entry->message) queue->messages++;
+}
+
+void tm_sendq_push(tm_sendq *queue, tm_entry *entry)
+{
+    entry->next = NULL;
+    *queue->tail = entry;
+    queue->tail = &entry->next;
+    sendq_count(queue, entry);
+}
+
+void tm_sendq_push_front(tm_sendq *queue, tm_entry *entry)
+{
+    entry->next = queue->head;
+    queue->head = entry;
+    if (!entry->next) queue->tail = &entry->next;
+    sendq_count(queue, entry);
+}
+
+tm_entry *tm_sendq_pop(tm_sendq *queue)
+{
+    tm_entry *entry = queue->head;
+    if (!entry) return NULL;
+    queue->head = entry->next;
+    if (!queue->head) queue->tail = &queue->head;
+    entry->next = NULL;
+    return entry;
+}
+
+void tm_sendq_settle(tm_sendq *queue, const tm_entry *entry)
+{
+    TM_ASSERT(queue->count > 0);
+    queue->bytes -= entry->weight;
+    queue->count--;
+    if (entry->message) queue->messages--;
+}
+
+tm_entry *tm_entry_create(const tm_alloc *alloc, size_t extra, size_t parts)
+{
+    size_t size = sizeof(tm_entry) + parts * sizeof(tumen_part) + extra;
+    tm_entry *entry = tm_alloc_get(alloc, size);
+    if (!entry) return NULL;
+    *entry = (tm_entry){
+        .size = size, .weight = size, .part_count = parts, .parts = (tumen_part *)(entry + 1)};
+    return entry;
+}
+
+void tm_entry_free(const tm_alloc *alloc, tm_entry *entry)
+{
+    if (entry) tm_alloc_free(alloc, entry, entry->size);
+}
+
+uint8_t *tm_entry_space(tm_entry *entry) { return (uint8_t *)(entry->parts + entry->part_count); }
+
+tm_bytes tm_entry_keep(uint8_t **at, tm_bytes bytes)
+{
+    tm_bytes kept = {*at, bytes.len};
+    *at = tm_store_bytes(*at, bytes.ptr, bytes.len);
+    return kept;
+}
+
+static tm_pid full_pid(tm_small_pid pid, tm_bytes node)
+{
+    return (tm_pid){.node = node, .id = pid.id, .serial = pid.serial, .creation = pid.creation};
+}
+
+static tm_ref full_ref(const tm_small_ref *ref, tm_bytes node)
+{
+    tm_ref full = {.node = node, .creation = ref->creation, .count = ref->count};
+    memcpy(full.words, ref->words, sizeof full.words);
+    return full;
+}
+
+static tm_control_item pid_item(tm_small_pid pid, tm_bytes node)
+{
+    return (tm_control_item){.kind = TM_ITEM_PID, .pid = full_pid(pid, node)};
+}
+
+/* [monitor]: the only option that our requests carry. */
+static const uint8_t SPAWN_OPTIONS[] = {
+    TM_LIST_EXT, 0,   0,   0,   1,         TM_SMALL_ATOM_UTF8_EXT, 7, 'm', 'o', 'n',
+    'i',         't', 'o', 'r', TM_NIL_EXT};
+
+static void entry_control(const tm_entry *entry, tm_bytes our, tm_bytes peer, tm_control *control)
+{
+    tm_control_init(control, entry->op);
+    if (entry->from_name)
+        control->from = (tm_control_item){.kind = TM_ITEM_NAME, .name = entry->name};
+    else if (entry->from.creation)
+        control->from = pid_item(entry->from, our);
+    if (entry->to_kind == TM_ITEM_PID)
+        control->to = pid_item(entry->to, peer);
+    else if (entry->to_kind == TM_ITEM_NAME)
+        control->to = (tm_control_item){.kind = TM_ITEM_NAME, .name = entry->name};
+    else if (entry->to_kind == TM_ITEM_REF)
+        control->to = (tm_control_item){.kind = TM_ITEM_REF, .ref = full_ref(&entry->to_ref, peer)};
+    if (entry->ref.count) control->ref = full_ref(&entry->ref, entry->ref_theirs ? peer : our);
+    control->unlink_id = entry->number;
+    control->flags = entry->number;
+    control->reason = entry->reason;
+    if (entry->op == TM_OP_SPAWN_REQUEST) {
+        control->group_leader = full_pid(entry->from, our);
+        control->module = entry->name;
+        control->function = entry->name2;
+        control->arity = entry->arity;
+        control->options = (tm_bytes){SPAWN_OPTIONS, sizeof SPAWN_OPTIONS};
+    } else if (entry->op == TM_OP_SPAWN_REPLY) {
+        control->result = entry->name.len
+                              ? (tm_control_item){.kind = TM_ITEM_NAME, .name = entry->name}
+                              : pid_item(entry->result, our);
+    }
+}
+
+int tm_entry_write(const tm_entry *entry, tm_bytes our, uint32_t our_creation, tm_bytes peer,
+                   uint64_t flags, tm_buf *out, bool *segments)
+{
+    *segments = false;
+    if (entry->op == TM_ENTRY_TICK) return tm_buf_append(out, "\0\0\0\0", 4);
+    tm_control control;
+    entry_control(entry, our, peer, &control);
+    /* REG_SEND and ALIAS_SEND name a sender even when no process sent: pid 0 exists nowhere. */
+    if (control.from.kind == TM_ITEM_NONE &&
+        (entry->op == TM_OP_REG_SEND || entry->op == TM_OP_ALIAS_SEND))
+        control.from = pid_item((tm_small_pid){.creation = our_creation}, our);
+    if (!entry->payload_len) return tm_frame_write(out, flags, &control, (tm_bytes){0});
+    if (entry->part_count == 1 && !entry->parts[0].lent &&
+        entry->payload_len < TM_SEGMENT_BYTES_MIN)
+        return tm_frame_write(out, flags, &control,
+                              tm_bytes_of(entry->parts[0].bytes.ptr, entry->payload_len));
+    *segments = true;
+    return tm_frame_write_head(out, flags, &control, entry->payload_len);
+}
