@@ -51,8 +51,14 @@ bool tm_sock_close(tm_sock *sock, bool abort)
     return true;
 }
 
+/* The owner of a completion. The first one of a turn ends its sleep: what a handler times from now on
+ * must not start in the past. */
 static tm_sock *engine_sock(tumen_engine *engine, tm_io_id id)
 {
+    if (engine->asleep) {
+        engine->asleep = false;
+        engine->now_ns = engine->io->ops->now_ns(engine->io);
+    }
     return tm_map_get(&engine->socks, tm_bytes_of(&id, sizeof id));
 }
 
@@ -95,8 +101,9 @@ static void on_sent(void *ctx, tm_io_id socket, ssize_t rc)
 static void on_closed(void *ctx, tm_io_id socket)
 {
     tumen_engine *engine = ctx;
-    tm_sock *sock = tm_map_remove(&engine->socks, tm_bytes_of(&socket, sizeof socket));
+    tm_sock *sock = engine_sock(engine, socket);
     if (!sock) return;
+    tm_map_remove(&engine->socks, tm_bytes_of(&socket, sizeof socket));
     sock->id = 0;
     sock->ops->closed(sock);
 }
@@ -224,6 +231,7 @@ static int engine_turn(tumen_engine *engine, uint64_t deadline_ns)
     uint64_t timer_ns = tm_wheel_next_ns(&engine->wheel);
     if (pending) deadline_ns = 0;
     if (timer_ns < deadline_ns) deadline_ns = timer_ns;
+    engine->asleep = true;
     int rc = ops->turn(engine->io, deadline_ns, &sink);
     __atomic_store_n(&engine->sleeping, 0, __ATOMIC_SEQ_CST);
     TM_ATOMIC_ADD(&engine->turns, 1);

@@ -55,7 +55,8 @@ struct tumen_engine {
 
     pthread_mutex_t step_lock;
     tm_wheel wheel;
-    uint64_t now_ns; /* of this turn */
+    uint64_t now_ns; /* of this turn, or of its first completion */
+    bool asleep;     /* waiting in the backend: now_ns is old */
     tm_map socks;    /* id -> tm_sock */
     tm_list nodes;
     uint64_t epochs;          /* connections made so far */

@@ -521,6 +521,21 @@ static void both_dialling_at_once_gives_one_connection(void **state)
     close_engine(engine);
 }
 
+/* The engine sleeps past the length of a deadline: one that is armed by what wakes it starts then. */
+static void a_deadline_does_not_start_before_its_handshake(void **state)
+{
+    (void)state;
+    tumen_engine *engine = open_engine();
+    side a = open_side(engine, "a@127.0.0.1", TUMEN_EPMD_NONE, 0);
+    side b = open_side(engine, "b@127.0.0.1", TUMEN_EPMD_NONE, 0);
+    assert_int_equal(tumen_node_set_limit(b.node, TUMEN_LIMIT_HANDSHAKE_MS, 200), 0);
+    poll(NULL, 0, 400); /* time itself is what is tested */
+    join(&a, &b, "b@127.0.0.1");
+    close_side(&a);
+    close_side(&b);
+    close_engine(engine);
+}
+
 static void an_engine_ends_with_its_nodes_open(void **state)
 {
     (void)state;
@@ -585,6 +600,7 @@ static int run_all(const char *name)
         cmocka_unit_test(nodes_find_each_other_through_the_embedded_port_mapper),
         cmocka_unit_test(a_wrong_cookie_connects_nobody),
         cmocka_unit_test(both_dialling_at_once_gives_one_connection),
+        cmocka_unit_test(a_deadline_does_not_start_before_its_handshake),
         cmocka_unit_test(an_engine_ends_with_its_nodes_open),
         WITH_PAIR(refuses_what_makes_no_sense),
         WITH_PAIR(a_forked_child_is_refused_and_the_parent_goes_on),
