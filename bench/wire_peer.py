@@ -1,0 +1,228 @@
+"""The tumen side of bench/wire.py, for both roles: it drives a test, and it answers one.
+
+One command a line on standard input, one JSON object a line on standard output, in the words of
+bench/erl/tumen_bench.erl.
+
+    python bench/wire_peer.py NAME BACKEND DRIVER
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from tumen import App, Atom, Busy, GenServer, Node
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tumen import Process
+
+# Seconds for an answer that ends a test; a fault ends the run instead of hanging it.
+ANSWER_S = 60.0
+# Callers look at the clock once in so many rounds, senders give the loop a turn after so many.
+CLOCK_STRIDE = 16
+SEND_STRIDE = 64
+# Messages of at least this size are sent one a turn.
+LARGE_BYTES = 65536
+
+START = Atom("start")
+STARTED = Atom("started")
+MSG = Atom("msg")
+FINISH = Atom("finish")
+REPORT = Atom("report")
+ECHO = Atom("echo")
+ECHOED = Atom("echoed")
+ADD = Atom("add")
+
+app = App()
+
+
+@app.server("bench_server")
+class Server(GenServer):
+    """Adds."""
+
+    def handle_call(self, request: Any, caller: Any) -> Any:
+        _, a, b = request
+        return a + b
+
+
+@app.expose("tumen_bench", "add", inline=True)
+def add(a: int, b: int) -> int:
+    """The function that is called from afar."""
+    return a + b
+
+
+async def sink(proc: Process) -> None:
+    """Counts, sums, and holds every message against its place in the order."""
+    number = size = wrong = 0
+    async for message in proc:
+        first = message[0]
+        if first == MSG:
+            _, place, payload = message
+            if place != number:
+                wrong += 1
+            number = place + 1
+            size += len(payload)
+        elif first == START:
+            number = size = wrong = 0
+            proc.send(message[1], (STARTED, proc.pid))
+        elif first == FINISH:
+            proc.send(message[1], (REPORT, number, size, wrong))
+
+
+async def echo(proc: Process) -> None:
+    """Sends back what comes, to who sent it."""
+    async for message in proc:
+        _, sender, number, payload = message
+        proc.send(sender, (ECHOED, proc.pid, number, payload))
+
+
+async def send(proc: Process, node: str, size: int, seconds: float) -> dict[str, Any]:
+    """One way, as fast as it goes."""
+    payload = b"x" * size
+    proc.send(("bench_sink", node), (START, proc.pid))
+    _, target = await proc.receive(timeout=ANSWER_S)
+    stride = 1 if size >= LARGE_BYTES else SEND_STRIDE
+    count = 0
+    start = time.monotonic_ns()
+    deadline = start + int(seconds * 1e9)
+    while time.monotonic_ns() < deadline:
+        for number in range(count, count + stride):
+            message = (MSG, number, payload)
+            try:
+                proc.send(target, message)
+            except Busy:
+                await proc.send_wait(target, message)
+        count += stride
+        # What was sent in one turn of the loop goes out together.
+        await asyncio.sleep(0)
+    await proc.send_wait(target, (FINISH, proc.pid))
+    report = await proc.receive(timeout=ANSWER_S)
+    elapsed = time.monotonic_ns() - start
+    if report != (REPORT, count, count * size, 0):
+        raise AssertionError(f"sent {count} of {size} bytes, and the sink says {report!r}")
+    return {"count": count, "elapsed_ns": elapsed}
+
+
+async def pingpong(proc: Process, node: str, size: int, seconds: float) -> dict[str, Any]:
+    """One message there and back at a time."""
+    payload = b"x" * size
+    proc.send(("bench_echo", node), (ECHO, proc.pid, START, payload))
+    _, target, *_ = await proc.receive(timeout=ANSWER_S)
+    times = []
+    begin = now = time.monotonic_ns()
+    deadline = begin + int(seconds * 1e9)
+    while now < deadline:
+        start = time.monotonic_ns()
+        number = len(times)
+        proc.send(target, (ECHO, proc.pid, number, payload))
+        answer = await proc.receive()
+        now = time.monotonic_ns()
+        times.append(now - start)
+        if answer[2] != number or answer[3] != payload:
+            raise AssertionError(f"number {number} came back as {answer!r}")
+    times.sort()
+    return {
+        "count": len(times),
+        "elapsed_ns": now - begin,
+        "p50_ns": rank(times, 50),
+        "p99_ns": rank(times, 99),
+    }
+
+
+def rank(ordered: list[int], percent: int) -> int:
+    """The value that so many percent do not exceed."""
+    return ordered[max(0, (len(ordered) * percent + 99) // 100 - 1)]
+
+
+async def callers(
+    one: Callable[[int], Awaitable[Any]], count: int, seconds: float
+) -> dict[str, Any]:
+    """So many callers, each with one call under way."""
+    start = time.monotonic_ns()
+    deadline = start + int(seconds * 1e9)
+
+    async def caller() -> int:
+        number = 0
+        while True:
+            answer = await one(number)
+            if answer != number + 1:
+                raise AssertionError(f"{number} + 1 is {answer!r} over there")
+            number += 1
+            if number % CLOCK_STRIDE == 1 and time.monotonic_ns() >= deadline:
+                return number
+
+    calls = await asyncio.gather(*(caller() for _ in range(count)))
+    return {"count": sum(calls), "elapsed_ns": time.monotonic_ns() - start}
+
+
+async def command(node: Node, words: list[str]) -> dict[str, Any]:
+    """One test."""
+    match words:
+        case ["connect", peer]:
+            if not await node.ping(peer):
+                raise AssertionError(f"pang from {peer}")
+            return {"ok": 1}
+        case ["send" | "pingpong" as kind, peer, size, ms]:
+            test = send if kind == "send" else pingpong
+            return await in_process(node, test, peer, int(size), int(ms) / 1000)
+        case ["call", peer, count, ms]:
+            return await callers(
+                lambda n: node.call(("bench_server", peer), (ADD, n, 1), timeout=ANSWER_S),
+                int(count),
+                int(ms) / 1000,
+            )
+        case ["erpc", peer, count, ms]:
+            return await callers(
+                lambda n: node.rpc(peer, "tumen_bench", "add", [n, 1], timeout=ANSWER_S),
+                int(count),
+                int(ms) / 1000,
+            )
+    raise AssertionError(f"not a command: {words}")
+
+
+async def in_process(node: Node, test: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+    """Runs a test in a process of its own, and returns what it returns."""
+    result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    async def main(proc: Process) -> None:
+        try:
+            result.set_result(await test(proc, *args))
+        except Exception as error:
+            result.set_exception(error)
+
+    node.spawn(main)
+    return await result
+
+
+async def main(name: str, backend: str, driver: Any) -> None:
+    """Starts the node, says so, and obeys until standard input ends."""
+    options: dict[str, Any] = {} if driver == "loop" else {"backend": backend}
+    async with Node(name, app=app, driver=driver, epmd="client", **options) as node:
+        node.spawn(sink, name="bench_sink")
+        node.spawn(echo, name="bench_echo")
+        hello = {
+            "ready": name,
+            "tumen": version("tumen"),
+            "backend": str(node.backend),
+            "why": node.backend.why,
+            "driver": driver,
+            "python": sys.version.split()[0],
+        }
+        print(json.dumps(hello), flush=True)
+        loop = asyncio.get_running_loop()
+        while line := await loop.run_in_executor(None, sys.stdin.readline):
+            try:
+                result = await command(node, line.split())
+            except Exception as error:
+                result = {"error": f"{type(error).__name__}: {error}"}
+            print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:4]))

@@ -1,0 +1,84 @@
+"""tumen: a Python process as a first-class node of an Erlang or Elixir cluster."""
+
+from . import events, lowlevel, sync
+from ._core import lend
+from ._term import (
+    Atom,
+    Binary,
+    BitString,
+    Export,
+    Fun,
+    ImproperList,
+    Pid,
+    Port,
+    Reference,
+    TermMap,
+    decode,
+    encode,
+)
+from .app import App
+from .errors import (
+    AuthError,
+    Busy,
+    CallTimeout,
+    DecodeError,
+    EncodeError,
+    Exit,
+    LimitExceeded,
+    NameClash,
+    NoConnection,
+    NoProc,
+    ProcessExited,
+    RemoteError,
+    ServerDied,
+    TumenError,
+)
+from .node import Monitor, Node
+from .options import Limits
+from .process import Process
+from .server import Caller, GenServer, NoReply, Stop, blocking
+from .workers import current_call
+
+__all__ = [
+    "App",
+    "Atom",
+    "AuthError",
+    "Binary",
+    "BitString",
+    "Busy",
+    "CallTimeout",
+    "Caller",
+    "DecodeError",
+    "EncodeError",
+    "Exit",
+    "Export",
+    "Fun",
+    "GenServer",
+    "ImproperList",
+    "LimitExceeded",
+    "Limits",
+    "Monitor",
+    "NameClash",
+    "NoConnection",
+    "NoProc",
+    "NoReply",
+    "Node",
+    "Pid",
+    "Port",
+    "Process",
+    "ProcessExited",
+    "Reference",
+    "RemoteError",
+    "ServerDied",
+    "Stop",
+    "TermMap",
+    "TumenError",
+    "blocking",
+    "current_call",
+    "decode",
+    "encode",
+    "events",
+    "lend",
+    "lowlevel",
+    "sync",
+]

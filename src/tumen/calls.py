@@ -1,0 +1,254 @@
+"""Calls out: gen_server:call, erpc, and waiting for room in a send queue.
+
+Each waits for one outcome of the core, which always comes: a reply, a DOWN, or our own deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any, Final
+
+from ._core import (
+    OUTCOME_DOWN,
+    OUTCOME_ENDED,
+    OUTCOME_EXPIRED,
+    OUTCOME_NOT_SPAWNED,
+    OUTCOME_REPLIED,
+    CoreProcess,
+    LoopNode,
+    PendingCall,
+    peer_of,
+)
+from ._term import Atom, Pid, Reference, decode, encode
+from .errors import (
+    Busy,
+    CallTimeout,
+    NoConnection,
+    NoProc,
+    ProcessExited,
+    RemoteError,
+    ServerDied,
+)
+from .reasons import NO_CONNECTION, NOPROC
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .running import Running
+
+__all__ = ["Destination", "Room", "call", "rpc", "send_wait"]
+
+Destination = Pid | str | Atom | tuple[str | Atom, str | Atom] | Reference | CoreProcess
+
+_ERPC: Final = Atom("erpc")
+_SIGNAL: Final = Atom("signal")
+
+# Pause where the queues of the whole node are full and no event of one connection tells when that
+# ends, seconds.
+_FULL_NODE_PAUSE_S: Final = 0.005
+
+
+class Room:
+    """Who waits for the send queue towards which node."""
+
+    def __init__(self, core: LoopNode) -> None:
+        self._core = core
+        self._waiting: dict[str, list[asyncio.Future[None]]] = {}
+
+    async def wait(self, peer: str) -> None:
+        """Returns when a send towards `peer` is worth another try."""
+        if not self._core.want_writable(peer):
+            await asyncio.sleep(_FULL_NODE_PAUSE_S)
+            return
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(peer, []).append(future)
+        await future
+
+    def open(self, peer: str) -> None:
+        """There is room, or there is no connection any more."""
+        for future in self._waiting.pop(peer, ()):
+            if not future.done():
+                future.set_result(None)
+
+    def close(self) -> None:
+        for peer in list(self._waiting):
+            self.open(peer)
+
+
+async def send_wait(home: Running, dest: Destination, send: Callable[[], None]) -> None:
+    """Calls `send` until it finds room."""
+    while True:
+        try:
+            return send()
+        except Busy:
+            await home.room.wait(peer_of(dest, home.core.own))
+
+
+async def _begin(
+    home: Running, dest: Destination, begin: Callable[[], PendingCall], timeout: float | None
+) -> tuple[PendingCall, float | None]:
+    """Starts a call, waiting for room; and the seconds that are left."""
+    try:
+        return begin(), timeout
+    except Busy:
+        pass
+    loop, peer = home.loop, peer_of(dest, home.core.own)
+    deadline = None if timeout is None else loop.time() + timeout
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout_at(deadline):
+            while True:
+                await home.room.wait(peer)
+                try:
+                    return begin(), None if deadline is None else max(deadline - loop.time(), 0)
+                except Busy:
+                    continue
+    raise CallTimeout(
+        f"{peer}: no room in its send queue for {timeout} s", peer=peer, may_have_executed=False
+    )
+
+
+async def _outcome(pending: PendingCall, timeout: float | None) -> int:
+    try:
+        if timeout is not None:
+            pending.expire_after(timeout)
+        await pending.future
+        return pending.outcome
+    finally:
+        pending.close()
+
+
+async def call(
+    home: Running, owner: CoreProcess, dest: Destination, request: Any, timeout: float | None
+) -> Any:
+    """gen_server:call. The errors of `Node.call`."""
+    pending, left = await _begin(
+        home, dest, lambda: home.core.call_begin(owner, dest, request), timeout
+    )
+    outcome = await _outcome(pending, left)
+    if outcome == OUTCOME_REPLIED:
+        return pending.value
+    peer = pending.peer
+    if outcome == OUTCOME_EXPIRED:
+        raise CallTimeout(
+            f"{dest!r} did not answer within {timeout} s",
+            peer=peer,
+            may_have_executed=pending.reached,
+        )
+    if outcome == OUTCOME_ENDED:
+        raise _ended(owner, pending)
+    if pending.value == NOPROC:
+        raise NoProc(f"{dest!r}: no such process", peer=peer)
+    if pending.value == NO_CONNECTION:
+        raise _no_connection(pending)
+    raise ServerDied(f"{dest!r} died: {pending.value!r}", reason=pending.value, peer=peer)
+
+
+async def rpc(
+    home: Running,
+    owner: CoreProcess,
+    peer: str,
+    module: str | Atom,
+    function: str | Atom,
+    args: Sequence[Any],
+    timeout: float | None,
+) -> Any:
+    """erpc:call. The errors of `Node.rpc`."""
+    core = home.core
+    values = list(args)
+    result = core.make_ref()
+    what = [result, _atom(module), _atom(function), values]
+    if peer == core.own:
+        outcome, pending = await _rpc_here(home, owner, what, timeout)
+    else:
+        pending, left = await _begin(
+            home,
+            (function, peer),
+            lambda: core.spawn_begin(owner, peer, "erpc", "execute_call", what),
+            timeout,
+        )
+        outcome = await _outcome(pending, left)
+    name = f"{peer}: {_text(module)}:{_text(function)}/{len(values)}"
+    if outcome == OUTCOME_DOWN:
+        return _rpc_value(pending, result, name)
+    if outcome == OUTCOME_EXPIRED:
+        raise CallTimeout(
+            f"{name} did not return within {timeout} s",
+            peer=peer,
+            may_have_executed=pending.reached,
+        )
+    if outcome == OUTCOME_NOT_SPAWNED and pending.value != NO_CONNECTION:
+        raise RemoteError(
+            f"{name} was not started: {pending.value!r}",
+            klass="error",
+            reason=(_ERPC, pending.value),
+            peer=peer,
+            may_have_executed=False,
+        )
+    if outcome == OUTCOME_ENDED:
+        raise _ended(owner, pending)
+    raise _no_connection(pending)
+
+
+async def _rpc_here(
+    home: Running, owner: CoreProcess, what: list[Any], timeout: float | None
+) -> tuple[int, PendingCall]:
+    """An exposed function of this very node: the same, without a spawn request."""
+    # Arguments arrive as they would on another node.
+    what = decode(encode(what))
+    key = home.core.spawn()
+    pending = home.core.monitor_begin(owner, home.core.pid(key))
+    home.workers.request(key, owner.pid, "execute_call", what)
+    try:
+        return await _outcome(pending, timeout), pending
+    finally:
+        if pending.outcome != OUTCOME_DOWN:
+            home.workers.abandoned(key)
+
+
+def _rpc_value(pending: PendingCall, result: Reference, name: str) -> Any:
+    """The exit reason of an erpc worker, as erpc:call shows it."""
+    klass, reason, stack = "exit", (_SIGNAL, pending.value), []
+    if pending.value == NO_CONNECTION:
+        raise _no_connection(pending)
+    if isinstance(pending.value, tuple):
+        match pending.value:
+            case (ref, Atom("return"), value) if ref == result:
+                return value
+            case (ref, Atom("throw" | "exit" | "error") as kind, value) if ref == result:
+                klass, reason = kind.text, value
+            case (ref, Atom("error"), value, list(trace)) if ref == result:
+                klass, reason, stack = "error", value, trace
+    raise RemoteError(
+        f"{name} raised {klass}: {reason!r}",
+        klass=klass,
+        reason=reason,
+        stacktrace=stack,
+        peer=pending.peer,
+    )
+
+
+def _no_connection(pending: PendingCall) -> NoConnection:
+    what = "lost before the answer" if pending.reached else "not to be had"
+    return NoConnection(
+        f"{pending.peer}: the connection was {what}",
+        peer=pending.peer,
+        may_have_executed=pending.reached,
+    )
+
+
+def _ended(owner: CoreProcess, pending: PendingCall) -> ProcessExited:
+    return ProcessExited(
+        "the process that called has ended before the answer",
+        reason=owner.exit_reason,
+        peer=pending.peer,
+        may_have_executed=pending.reached,
+    )
+
+
+def _atom(name: str | Atom) -> Atom:
+    return name if isinstance(name, Atom) else Atom(name)
+
+
+def _text(name: str | Atom) -> str:
+    return name.text if isinstance(name, Atom) else name

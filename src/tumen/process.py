@@ -1,0 +1,164 @@
+"""`Process`: a coroutine with a pid and a mailbox."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from . import calls
+from ._core import CoreProcess
+from .reasons import NORMAL, SHUTDOWN, crash_reason, exit_reason
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from ._term import Atom, Pid
+    from .calls import Destination
+    from .node import Node
+    from .running import Running
+
+__all__ = ["Process", "Timer"]
+
+_log = logging.getLogger("tumen")
+
+
+class Timer:
+    """A message that will be sent later."""
+
+    __slots__ = ("_handle",)
+
+    def __init__(self, handle: asyncio.TimerHandle) -> None:
+        self._handle = handle
+
+    def cancel(self) -> None:
+        """It is not sent, unless it was already."""
+        self._handle.cancel()
+
+
+class Process(CoreProcess):
+    """A process of a node: ``async def main(proc)`` gets one; every `GenServer` is one.
+
+    ``async for message in proc`` takes messages in the order of their arrival. It does not
+    suspend while mail waits, and gives the loop a turn after 256 messages or a millisecond.
+
+    It ends when its function returns (exit reason `normal`), raises `Exit` (that reason) or
+    anything else (``{{python_error, Type, Text}, Stack}``, logged), or by a signal. From that
+    moment on it is dead for everybody: its task is cancelled, and every method raises
+    `ProcessExited`. Except for `send` and `cast`: the thread of the loop only.
+    """
+
+    _home: Running
+
+    @property
+    def node(self) -> Node:
+        """The node that this process belongs to."""
+        return self._home.node
+
+    # -- mail
+
+    async def receive(
+        self, match: Callable[[Any], object] | None = None, timeout: float | None = None
+    ) -> Any:
+        """The first message, or the first that `match` accepts; others stay where they are.
+
+        `TimeoutError` after `timeout` seconds; 0 looks at what is there. `ProcessExited`.
+        """
+        place = self._find(match)
+        if place >= 0:
+            return self._remove(place)
+        async with asyncio.timeout(timeout):
+            while True:
+                seen = self._waiting()
+                await self._mail_future()
+                place = self._find(match, seen)
+                if place >= 0:
+                    return self._remove(place)
+
+    # -- signals that wait
+
+    async def send_wait(self, dest: Destination, message: Any) -> None:
+        """As `send`, but waits for room where that raises `Busy`."""
+        await calls.send_wait(self._home, dest, lambda: CoreProcess.send(self, dest, message))
+
+    async def call(self, dest: Destination, request: Any, timeout: float | None = 5.0) -> Any:
+        """gen_server:call from this process. The errors of `Node.call`."""
+        return await calls.call(self._home, self, dest, request, timeout)
+
+    async def rpc(
+        self,
+        node: str,
+        module: str | Atom,
+        function: str | Atom,
+        args: Sequence[Any] = (),
+        timeout: float | None = None,
+    ) -> Any:
+        """erpc:call from this process. The errors of `Node.rpc`."""
+        return await calls.rpc(self._home, self, node, module, function, args, timeout)
+
+    def send_after(self, delay: float, dest: Destination, message: Any) -> Timer:
+        """Sends `message` to `dest` in `delay` seconds, also if this process has ended by then."""
+        home = self._home
+        return Timer(home.loop.call_later(delay, home.send_later, dest, message))
+
+    # -- other processes
+
+    def spawn(
+        self,
+        function: Callable[..., Awaitable[object]],
+        *args: Any,
+        name: str | Atom | None = None,
+    ) -> Pid:
+        """`Node.spawn`."""
+        return self._home.start_process(function, args, name).pid
+
+    def spawn_link(
+        self,
+        function: Callable[..., Awaitable[object]],
+        *args: Any,
+        name: str | Atom | None = None,
+    ) -> Pid:
+        """As `spawn`, and links the two before the new one runs."""
+        pid = self.spawn(function, *args, name=name)
+        self.link(pid)
+        return pid
+
+    # -- life: called by the node
+
+    async def _main(
+        self, function: Callable[..., Awaitable[object]], args: tuple[Any, ...]
+    ) -> None:
+        """What the task of this process runs."""
+        try:
+            await function(self, *args)
+        except asyncio.CancelledError:
+            # By a signal, and dead already; or from outside: the node stops, or the user did it.
+            self._end(SHUTDOWN)
+            raise
+        except Exception as error:
+            self._crash(error, "spawn", 1 + len(args))
+        except BaseException as error:
+            self._crash(error, "spawn", 1 + len(args))
+            raise
+        else:
+            self._end(NORMAL)
+
+    def _task_done(self, _: asyncio.Task[None]) -> None:
+        # A task that is cancelled before its first step never runs a line of _main.
+        self._end(SHUTDOWN)
+
+    def _end(self, reason: Any) -> None:
+        """Dead from here on, for this reason, unless it was ended before."""
+        try:
+            self._finish(reason)
+        except Exception as error:
+            # The reason is no term, or too large.
+            _log.exception("process %s: its exit reason could not be sent", self.pid)
+            self._finish(crash_reason(error, "exit", 1))
+
+    def _crash(self, error: BaseException, function: str, arity: int) -> None:
+        """Ends it for an exception, with a log entry unless that is an `Exit`."""
+        reason = exit_reason(error, function, arity)
+        if self.alive and reason is not getattr(error, "reason", None):
+            _log.error("process %s crashed in %s/%d", self.pid, function, arity, exc_info=error)
+        self._end(reason)

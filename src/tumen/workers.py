@@ -1,0 +1,218 @@
+"""What peers may run here: erpc's execute_call and execute_cast on exposed functions.
+
+Each execution is a process of the node without a mailbox. Its exit reason is the result, as erpc
+wants it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from ._term import Atom, Pid, Reference
+from .errors import Exit
+from .reasons import NORMAL, SHUTDOWN, remote_error
+
+if TYPE_CHECKING:
+    from ._core import LoopNode
+    from .app import Exposed, Exposures
+    from .pool import Job, Pool
+
+__all__ = ["CurrentCall", "Workers", "current_call"]
+
+_log = logging.getLogger("tumen")
+
+_RETURN: Final = Atom("return")
+_EXIT: Final = Atom("exit")
+_ERROR: Final = Atom("error")
+_ERPC: Final = Atom("erpc")
+_UNDEF: Final = Atom("undef")
+_BADARG: Final = Atom("badarg")
+_EXCEPTION: Final = Atom("exception")
+_SYSTEM_LIMIT: Final = Atom("system_limit")
+
+_current: contextvars.ContextVar[CurrentCall] = contextvars.ContextVar("tumen_current_call")
+
+
+class CurrentCall:
+    """The call that an exposed function is answering."""
+
+    __slots__ = ("caller", "ended", "function", "job", "key", "module", "result", "task")
+
+    def __init__(self, key: int, caller: Pid, module: Atom, function: Atom, result: Any) -> None:
+        self.key = key
+        self.caller = caller
+        self.module = module
+        self.function = function
+        # The caller's reference for the result; None for a cast.
+        self.result: Reference | None = result
+        self.task: asyncio.Task[None] | None = None
+        self.job: Job | None = None
+        # The process is dead, or its caller has gone: no result reaches anybody.
+        self.ended = False
+
+    @property
+    def abandoned(self) -> bool:
+        """True once nobody waits for the result any more: a long job may stop."""
+        return self.ended
+
+    def __repr__(self) -> str:
+        return f"<CurrentCall {self.module}:{self.function} from {self.caller!r}>"
+
+
+def current_call() -> CurrentCall | None:
+    """The call that is being answered, inside an exposed function; else None."""
+    return _current.get(None)
+
+
+class Workers:
+    """Runs what peers ask for, and only what is exposed."""
+
+    def __init__(self, core: LoopNode, exposures: Exposures, pool: Pool) -> None:
+        self._core = core
+        self._exposures = exposures
+        self._pool = pool
+        self._calls: dict[int, CurrentCall] = {}
+
+    # -- from the drain
+
+    def request(self, key: int, caller: Pid, kind: str, args: Any) -> None:
+        """A SPAWN_REQUEST was accepted: the process `key` was made for it."""
+        match kind, args:
+            case "execute_call", [
+                Reference() as result,
+                Atom() as module,
+                Atom() as function,
+                list() as values,
+            ]:
+                call = CurrentCall(key, caller, module, function, result)
+            case "execute_cast", [Atom() as module, Atom() as function, list() as values]:
+                call = CurrentCall(key, caller, module, function, None)
+            case _:
+                self._core.exit(key, _BADARG)
+                return
+        exposed = self._exposures.find(module, function)
+        if exposed is None:
+            _log.info("%s: %s:%s/%d is not exposed", caller.node, module, function, len(values))
+            self._fail(call, _UNDEF, [(module, function, values, [])])
+            return
+        self._calls[key] = call
+        self._start(call, exposed, values)
+
+    def abandoned(self, key: int) -> None:
+        """The caller has gone: what waits never starts, what runs can see it."""
+        call = self._calls.get(key)
+        if call is None:
+            return
+        call.ended = True
+        if call.job is not None and self._pool.abandon(call.job):
+            self._exit(call, NORMAL)
+
+    def exited(self, key: int) -> None:
+        """A signal has ended the process."""
+        call = self._calls.pop(key, None)
+        if call is None:
+            return
+        call.ended = True
+        if call.task is not None:
+            call.task.cancel()
+        if call.job is not None:
+            self._pool.abandon(call.job)
+
+    async def stop(self) -> None:
+        """Ends every execution with `shutdown`; a thread that is inside one is not waited for."""
+        tasks = []
+        for call in list(self._calls.values()):
+            if call.task is not None and call.task is not asyncio.current_task():
+                call.task.cancel()
+                tasks.append(call.task)
+            elif call.job is not None:
+                self._pool.abandon(call.job)
+            self._exit(call, SHUTDOWN)
+        if tasks:
+            await asyncio.wait(tasks)
+
+    # -- running
+
+    def _start(self, call: CurrentCall, exposed: Exposed, values: list[Any]) -> None:
+        if exposed.runs == "loop":
+            call.task = self._core.loop.create_task(self._run_async(call, exposed, values))
+        elif exposed.runs == "inline":
+            contextvars.copy_context().run(self._run, call, exposed, values)
+        else:
+            call.job = self._pool.submit(
+                lambda: contextvars.copy_context().run(self._run, call, exposed, values)
+            )
+            if call.job is None:
+                self._exit(call, self._reason(call, _ERROR, (_ERPC, _SYSTEM_LIMIT)))
+
+    async def _run_async(self, call: CurrentCall, exposed: Exposed, values: list[Any]) -> None:
+        # The task has a context of its own.
+        _current.set(call)
+        if call.ended:
+            self._exit(call, NORMAL)
+            return
+        try:
+            value = await exposed.call(*values)
+        except asyncio.CancelledError:
+            self._exit(call, SHUTDOWN)
+            raise
+        except Exception as error:
+            self._raised(call, error, len(values))
+        else:
+            self._returned(call, value)
+
+    def _run(self, call: CurrentCall, exposed: Exposed, values: list[Any]) -> None:
+        """On the loop's thread, or on one of the pool's."""
+        _current.set(call)
+        try:
+            value = exposed.call(*values)
+        except Exception as error:
+            self._raised(call, error, len(values))
+        except BaseException as error:
+            self._raised(call, error, len(values))
+            raise
+        else:
+            self._returned(call, value)
+
+    # -- results: from any thread
+
+    def _returned(self, call: CurrentCall, value: Any) -> None:
+        if call.result is None:
+            self._exit(call, NORMAL)
+        else:
+            self._exit(call, (call.result, _RETURN, value))
+
+    def _raised(self, call: CurrentCall, error: BaseException, arity: int) -> None:
+        if isinstance(error, Exit):
+            self._exit(call, self._reason(call, _EXIT, error.reason))
+            return
+        _log.info("%s:%s/%d raised", call.module, call.function, arity, exc_info=error)
+        self._fail(call, *remote_error(error, call.module, call.function, arity))
+
+    def _fail(self, call: CurrentCall, reason: Any, stack: Any) -> None:
+        if call.result is None:
+            # As erpc:execute_cast ends: a link or a monitor sees it.
+            self._exit(call, ((_EXCEPTION, (reason, stack)), []))
+        else:
+            self._exit(call, (call.result, _ERROR, reason, stack))
+
+    def _reason(self, call: CurrentCall, kind: Atom, value: Any) -> Any:
+        return value if call.result is None else (call.result, kind, value)
+
+    def _exit(self, call: CurrentCall, reason: Any) -> None:
+        self._calls.pop(call.key, None)
+        call.ended = True
+        try:
+            self._settle(call, reason)
+        except Exception as error:
+            # The result is no term, or larger than a message may be.
+            _log.exception("%s:%s: the result cannot be sent", call.module, call.function)
+            shown = remote_error(error, call.module, call.function, 0)
+            self._settle(call, NORMAL if call.result is None else (call.result, _ERROR, *shown))
+
+    def _settle(self, call: CurrentCall, reason: Any) -> None:
+        if not self._core.closed:
+            self._core.exit(call.key, reason)

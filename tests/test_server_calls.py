@@ -1,0 +1,357 @@
+"""GenServer: calls, casts, infos, and how each way to end shows to the caller."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+import tumen
+from nodes import Counter, make_node, pair, until
+from tumen import Atom
+
+pytestmark = pytest.mark.asyncio
+
+
+async def test_call_is_answered_locally_and_from_another_node(backend: str) -> None:
+    async with pair() as (a, b):
+        pid = await a.start_server(Counter, 10, name="counter")
+        assert await a.call("counter", (Atom("add"), 1)) == 11
+        assert await a.call(pid, (Atom("add"), 1)) == 12
+        assert await b.call(pid, (Atom("add"), 1)) == 13
+        assert await b.call(("counter", a.name), (Atom("add"), 1)) == 14
+        assert await b.call(pid, Atom("pid")) == pid
+
+
+async def test_app_servers_start_with_the_node(backend: str) -> None:
+    app = tumen.App()
+    app.server("counter", 5)(Counter)
+    with pytest.raises(ValueError, match="already"):
+        app.server("counter")(Counter)
+    async with pair(app) as (a, b):
+        assert await b.call(("counter", a.name), Atom("get")) == 5
+
+
+async def test_messages_keep_their_order_whatever_their_kind(backend: str) -> None:
+    async with pair() as (a, b):
+        pid = await a.start_server(Counter)
+        b.cast(pid, 1)
+        b.send(pid, 2)
+        b.cast(pid, 3)
+        assert await b.call(pid, Atom("seen")) == [
+            (b"cast", 1),
+            (b"info", 2),
+            (b"cast", 3),
+        ]
+
+
+async def test_late_reply_is_given_by_any_coroutine(backend: str) -> None:
+    async with pair() as (a, b):
+        pid = await a.start_server(Counter)
+        waiting = [asyncio.create_task(b.call(pid, Atom("later"))) for _ in range(3)]
+        await until(lambda: _callers(a, pid) == 3)
+        b.cast(pid, Atom("answer"))
+        assert await asyncio.gather(*waiting) == [Atom("at_last")] * 3
+
+
+def _callers(node: tumen.Node, pid: tumen.Pid) -> int:
+    server = node._running.core.process(pid.id | pid.serial << 32)
+    assert isinstance(server, Counter)
+    return len(server.callers)
+
+
+async def test_timeout_ends_the_call_and_its_late_reply_reaches_nobody(backend: str) -> None:
+    async with pair() as (a, b):
+        pid = await a.start_server(Counter)
+        with pytest.raises(tumen.CallTimeout) as caught:
+            await b.call(pid, Atom("later"), timeout=0.02)
+        assert caught.value.peer == a.name
+        assert caught.value.may_have_executed
+        before = b.info().messages_in
+        b.cast(pid, Atom("answer"))
+        assert await b.call(pid, Atom("get")) == 0
+        assert b.info().messages_in - before <= 1
+
+
+async def test_crash_shows_to_its_caller_and_ends_the_server(
+    backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with pair() as (a, b):
+        pid = await a.start_server(Counter, name="counter")
+        waiting = asyncio.create_task(b.call(pid, Atom("later")))
+        await until(lambda: _callers(a, pid) != 0)
+        with pytest.raises(tumen.ServerDied) as caught:
+            await b.call(pid, Atom("crash"))
+        (kind, name, _text), stack = caught.value.reason
+        assert (kind, name) == (Atom("python_error"), b"builtins.RuntimeError")
+        assert stack == [(Atom("tumen"), Atom("handle_call"), 2, [])]
+        with pytest.raises(tumen.ServerDied):
+            await waiting
+        with pytest.raises(tumen.NoProc) as gone:
+            await b.call(("counter", a.name), Atom("get"))
+        assert not gone.value.may_have_executed
+    assert "as asked" in caplog.text
+
+
+async def test_exit_in_a_handler_is_the_reason(backend: str) -> None:
+    async with pair() as (a, b):
+        pid = await a.start_server(Counter)
+        with pytest.raises(tumen.ServerDied) as caught:
+            await b.call(pid, Atom("exit"))
+        assert caught.value.reason == (Atom("asked"), 1)
+
+
+async def test_stop_answers_first_and_then_ends(backend: str) -> None:
+    async with pair() as (a, b):
+        pid = await a.start_server(Counter)
+        monitor = b.monitor(pid)
+        assert await b.call(pid, Atom("stop")) == Atom("bye")
+        assert await monitor == Atom("normal")
+        pid = await a.start_server(Counter)
+        with pytest.raises(tumen.ServerDied) as caught:
+            await b.call(pid, Atom("stop_silently"))
+        assert caught.value.reason == Atom("tired")
+        pid = await a.start_server(Counter)
+        monitor = b.monitor(pid)
+        b.cast(pid, Atom("stop"))
+        assert await monitor == Atom("cast")
+
+
+async def test_start_fails_when_init_raises_or_stops(backend: str) -> None:
+    async with make_node() as node:
+        count = node.info().processes
+        with pytest.raises(tumen.ServerDied) as caught:
+            await node.start_server(Counter, KeyError("k"), name="counter")
+        assert isinstance(caught.value.__cause__, KeyError)
+        with pytest.raises(tumen.ServerDied) as stopped:
+            await node.start_server(Counter, tumen.Stop(Atom("not_today")))
+        assert stopped.value.reason == Atom("not_today")
+        assert node.whereis("counter") is None
+        assert node.info().processes == count
+
+
+async def test_server_killed_during_init_makes_the_start_fail(backend: str) -> None:
+    started = asyncio.Event()
+
+    class Slow(tumen.GenServer):
+        async def init(self) -> None:
+            started.set()
+            await asyncio.sleep(60)
+
+    async with make_node() as node:
+        starting = asyncio.create_task(node.start_server(Slow, name="slow"))
+        await started.wait()
+        pid = node.whereis("slow")
+        assert pid is not None
+        node.exit(pid, Atom("kill"))
+        with pytest.raises(tumen.ServerDied) as caught:
+            await starting
+        assert caught.value.reason == Atom("killed")
+
+
+async def test_cancelled_start_ends_the_server(backend: str) -> None:
+    class Slow(tumen.GenServer):
+        async def init(self) -> None:
+            await asyncio.sleep(60)
+
+    async with make_node() as node:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(node.start_server(Slow, name="slow"), 0.02)
+        pid = node.whereis("slow")
+        if pid is not None:
+            await node.join(pid)
+        assert node.whereis("slow") is None
+
+
+async def test_call_to_nobody_is_noproc(backend: str) -> None:
+    async with pair() as (a, b):
+        for dest in ("nobody", ("nobody", a.name), tumen.Pid(a.name, 77, 7, a.info().creation)):
+            with pytest.raises(tumen.NoProc):
+                await b.call(dest, 1)
+
+
+async def test_call_to_an_unreachable_node_was_certainly_not_executed(backend: str) -> None:
+    async with make_node() as node:
+        with pytest.raises(tumen.NoConnection) as caught:
+            await node.call(("x", "nowhere@127.0.0.1"), 1)
+        assert not caught.value.may_have_executed
+        assert caught.value.peer == "nowhere@127.0.0.1"
+
+
+async def test_call_lost_with_its_connection_may_have_been_executed(backend: str) -> None:
+    async with pair() as (a, b):
+        pid = await a.start_server(Counter)
+        waiting = asyncio.create_task(b.call(pid, Atom("later")))
+        await until(lambda: _callers(a, pid) != 0)
+        await b.disconnect(a.name)
+        with pytest.raises(tumen.NoConnection) as caught:
+            await waiting
+        assert caught.value.may_have_executed
+        caller = a._running.core.process(pid.id | pid.serial << 32).callers[0]  # type: ignore[union-attr]
+        await until(lambda: caller.abandoned)
+
+
+async def test_cancelled_call_leaves_nothing_under_way(backend: str) -> None:
+    async with pair() as (a, b):
+        pid = await a.start_server(Counter)
+        waiting = asyncio.create_task(b.call(pid, Atom("later")))
+        await until(lambda: _callers(a, pid) != 0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        b.cast(pid, Atom("answer"))
+        assert await b.call(pid, Atom("get")) == 0
+
+
+async def test_call_of_a_process_that_is_killed_ends(backend: str) -> None:
+    proc: asyncio.Future[tumen.Process] = asyncio.get_running_loop().create_future()
+
+    async def main(own: tumen.Process) -> None:
+        proc.set_result(own)
+        await own.receive()
+
+    async with make_node() as node:
+        pid = await node.start_server(Counter)
+        node.spawn(main)
+        caller = await proc
+        waiting = asyncio.create_task(caller.call(pid, Atom("later")))
+        await until(lambda: _callers(node, pid) != 0)
+        node.exit(caller.pid, Atom("kill"))
+        with pytest.raises(tumen.ProcessExited):
+            await waiting
+
+
+async def test_thousand_calls_at_once_each_get_their_own_reply(backend: str) -> None:
+    class Mirror(tumen.GenServer):
+        async def handle_call(self, request: Any, caller: tumen.Caller) -> Any:
+            return request
+
+    async with pair() as (a, b):
+        pid = await a.start_server(Mirror)
+        replies = await asyncio.gather(*(b.call(pid, n) for n in range(1000)))
+        assert replies == list(range(1000))
+
+
+async def test_plain_handlers_run_on_the_loop_and_blocking_ones_in_the_pool(backend: str) -> None:
+    class Server(tumen.GenServer):
+        def handle_call(self, request: Any, caller: tumen.Caller) -> Any:  # type: ignore[override]
+            return threading.current_thread() is threading.main_thread()
+
+        @tumen.blocking
+        def handle_cast(self, request: Any) -> Any:  # type: ignore[override]
+            self.thread = threading.current_thread()
+
+        async def handle_info(self, message: Any) -> None:
+            self.send(message, self.thread is threading.main_thread())
+
+    async with make_node() as node:
+        pid = await node.start_server(Server)
+        assert await node.call(pid, 1) is True
+        node.cast(pid, 1)
+        got: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        async def ask(proc: tumen.Process) -> None:
+            proc.send(pid, proc.pid)
+            got.set_result(await proc.receive())
+
+        node.spawn(ask)
+        assert await got is False
+
+
+@pytest.mark.parametrize("tag", ["alias", "nested_alias", "other"])
+async def test_reply_goes_where_the_tag_says_and_echoes_it(backend: str, tag: str) -> None:
+    result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    async def main(proc: tumen.Process, server: tumen.Pid) -> None:
+        core, key = proc._home.core, proc._key
+        ref = core.alias(key) if tag != "other" else core.make_ref()
+        shown: Any = (ref, Atom("x"))
+        if tag != "other":
+            shown = tumen.ImproperList((Atom("alias"),), ref)
+        if tag == "nested_alias":
+            shown = tumen.ImproperList((shown,), core.make_ref())
+        proc.send(server, (Atom("$gen_call"), (proc.pid, shown), Atom("get")))
+        reply = await proc.receive()
+        if tag != "other":
+            assert core.unalias(key, ref)
+        result.set_result(reply == (shown, 0))
+
+    async with pair() as (a, b):
+        b.spawn(main, await a.start_server(Counter))
+        assert await asyncio.wait_for(result, 5)
+
+
+async def test_system_message_is_answered_with_an_error(backend: str) -> None:
+    result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    async def main(proc: tumen.Process, server: tumen.Pid) -> None:
+        ref = proc._home.core.make_ref()
+        proc.send(server, (Atom("system"), (proc.pid, ref), Atom("get_state")))
+        result.set_result(
+            await proc.receive()
+            == (ref, (Atom("error"), (Atom("unknown_system_msg"), Atom("get_state"))))
+        )
+
+    async with make_node() as node:
+        pid = await node.start_server(Counter)
+        node.spawn(main, pid)
+        assert await result
+        assert await node.call(pid, Atom("get")) == 0
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        (),
+        (Atom("$gen_call"),),
+        (Atom("$gen_call"), 1, 2),
+        (Atom("$gen_call"), (1, 2), 3),
+        (Atom("$gen_cast"),),
+        (Atom("system"), 1, 2),
+        [Atom("$gen_cast"), 1],
+    ],
+)
+async def test_misshapen_protocol_messages_are_infos(backend: str, message: Any) -> None:
+    async with make_node() as node:
+        pid = await node.start_server(Counter)
+        node.send(pid, message)
+        assert await node.call(pid, Atom("seen")) == [(b"info", message)]
+
+
+async def test_server_without_handlers_ends_on_a_call_as_on_a_beam(backend: str) -> None:
+    async with make_node() as node:
+        pid = await node.start_server(tumen.GenServer)
+        node.send(pid, "unexpected")
+        with pytest.raises(tumen.ServerDied) as caught:
+            await node.call(pid, 1)
+        assert caught.value.reason == (Atom("bad_call"), 1)
+
+
+async def test_terminate_runs_on_crash_and_stop_but_not_on_a_kill(backend: str) -> None:
+    ended: list[Any] = []
+
+    class Server(Counter):
+        async def terminate(self, reason: Any) -> None:
+            ended.append(reason)
+
+    async with make_node() as node:
+        for request in (Atom("stop"), Atom("exit")):
+            pid = await node.start_server(Server)
+            monitor = node.monitor(pid)
+            await asyncio.gather(node.call(pid, request), return_exceptions=True)
+            await monitor
+        assert ended == [Atom("normal"), (Atom("asked"), 1)]
+        pid = await node.start_server(Server)
+        node.exit(pid, Atom("kill"))
+        await node.join(pid)
+    assert len(ended) == 2
+
+
+async def test_terminate_that_hangs_is_cut_off(backend: str) -> None:
+    class Server(tumen.GenServer):
+        async def terminate(self, reason: Any) -> None:
+            await asyncio.sleep(60)
+
+    async with make_node(limits=tumen.Limits(shutdown_time_ms=20)) as node:
+        await node.start_server(Server)
