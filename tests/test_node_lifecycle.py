@@ -68,7 +68,7 @@ async def test_two_nodes_share_one_engine(backend: str) -> None:
     try:
         async with pair(engine=engine) as (a, b):
             assert await b.ping(a.name)
-            assert a.info().engine == b.info().engine
+            assert a._running.core.engine is b._running.core.engine is engine
             assert debug_counters()["engines"] == 1
         assert not engine.closed
     finally:
@@ -117,6 +117,8 @@ async def test_peers_see_shutdown_and_the_closed_connection(backend: str) -> Non
             await b.connect(a.name, address(a))
             pid = a.spawn(echo)
             monitor = b.monitor(pid)
+            # The answer comes behind the monitor, so it is there.
+            assert await b.ping(a.name)
             events = b.events()
         assert await monitor == tumen.Atom("shutdown")
         assert isinstance(await anext(events), tumen.events.NodeDown)

@@ -42,6 +42,22 @@ cdef extern from "etf/inline.h" nogil:
     void tm_buf_fini(tm_buf *buf)
 
 cdef extern from "Python.h":
+    ctypedef enum PySendResult:
+        PYGEN_RETURN
+        PYGEN_ERROR
+        PYGEN_NEXT
+
+    ctypedef PySendResult (*sendfunc)(PyObject *, PyObject *, PyObject **)
+    ctypedef PyObject *(*iternextfunc)(PyObject *)
+
+    ctypedef struct PyAsyncMethods:
+        sendfunc am_send
+
+    ctypedef struct PyTypeObject:
+        iternextfunc tp_iternext
+        PyAsyncMethods *tp_as_async
+
+    void PyErr_SetObject(object kind, object value)
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
     bint PyMemoryView_Check(object obj)
     Py_buffer *PyMemoryView_GET_BUFFER(object view)
@@ -1366,21 +1382,58 @@ cdef class NextMessage:
         return self
 
     def __next__(self):
+        """Runs from the slots that are set below; here for the table of methods alone."""
+        raise NotImplementedError
+
+    # True: value is the message; False: it is what the task is to wait for, None for a mere turn.
+    cdef bint step(self, PyObject **value) except -1:
         cdef CoreProcess process = self.process
         if self.asleep:
             self.asleep = False
             process.turn_begins()
         elif process.head < PyList_GET_SIZE(process.mail) and process.turn_is_over():
-            # A bare yield: the task runs again in the next turn of the loop.
-            return None
+            give(None, value)
+            return False
         if process.head < PyList_GET_SIZE(process.mail):
-            raise StopIteration(process.pop())
+            give(process.pop(), value)
+            return True
         future = process.wait()
         self.asleep = True
         # The protocol between a task and a future that it is to wait for.
         future._asyncio_future_blocking = True
-        return future
+        give(future, value)
+        return False
 
+
+cdef inline void give(object value, PyObject **to) noexcept:
+    Py_INCREF(value)  # Py_DECREF: the interpreter
+    to[0] = <PyObject *>value
+
+
+# Cython's own slots would make a StopIteration with a traceback for every message: four times the
+# work of the rest. Python 3.11 calls am_send, later versions tp_iternext.
+
+cdef PySendResult next_message_send(PyObject *self, PyObject *_, PyObject **value) noexcept:
+    value[0] = NULL
+    try:
+        return PYGEN_RETURN if (<NextMessage>self).step(value) else PYGEN_NEXT
+    except BaseException as error:
+        PyErr_SetObject(type(error), error)
+        return PYGEN_ERROR
+
+
+cdef PyObject *next_message_next(PyObject *self) noexcept:
+    cdef PyObject *value = NULL
+    cdef PySendResult result = next_message_send(self, NULL, &value)
+    if result == PYGEN_RETURN:
+        PyErr_SetObject(StopIteration, StopIteration(<object>value))
+        Py_DECREF(<object>value)
+        value = NULL
+    return value
+
+
+(<PyTypeObject *>NextMessage).tp_iternext = <iternextfunc>next_message_next
+(<PyTypeObject *>NextMessage).tp_as_async.am_send = <sendfunc>next_message_send
 
 # -- calls under way ----------------------------------------------------------------------------
 
@@ -1418,7 +1471,9 @@ cdef class PendingCall:
     cdef bint is_spawn
     cdef bint was_up             # the connection, when the call began
     cdef object ups              # how often it had come up by then
-    cdef object timer
+    cdef _Deadlines deadlines     # where it waits for its deadline, or None
+    cdef double deadline         # in the loop's time
+    cdef PendingCall earlier, later
 
     cdef int finish(self, int outcome, object value) except -1:
         if self.outcome == WAITING:
@@ -1431,12 +1486,18 @@ cdef class PendingCall:
 
     def expire_after(self, timeout):
         """Ends the wait with OUTCOME_EXPIRED after so many seconds."""
-        self.timer = self.core.loop.call_later(timeout, self.expire)
+        cdef _Deadlines deadlines = self.core.deadlines.get(timeout)
+        if deadlines is None:
+            deadlines = _Deadlines.__new__(_Deadlines)
+            deadlines.core = self.core
+            deadlines.timeout = timeout
+            self.core.deadlines[timeout] = deadlines
+        deadlines.put(self)
 
-    def expire(self):
-        if self.outcome == WAITING:
-            self.forget()
-            self.finish(EXPIRED, None)
+    cdef int expire(self) except -1:
+        self.forget()
+        self.finish(EXPIRED, None)
+        return 0
 
     cdef int forget(self) except -1:
         """Neither a reply nor a DOWN reaches anybody any more."""
@@ -1455,12 +1516,65 @@ cdef class PendingCall:
         return self.was_up or self.core.ups.get(self.peer, 0) != self.ups
 
     def close(self):
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
+        """Nobody waits for it any more."""
+        if self.deadlines is not None:
+            self.deadlines.remove(self)
         if self.outcome == WAITING:
             self.forget()
             self.finish(ENDED, None)
+
+
+@cython.final
+cdef class _Deadlines:
+    """The calls that wait for equally long, the earliest first, and one timer for them.
+
+    A timer of the loop's for each call would cost as much as the rest of the call.
+    """
+
+    cdef LoopNode core
+    cdef object timeout    # seconds: the key of this object in LoopNode.deadlines
+    cdef PendingCall head, tail
+    cdef object timer      # set while there is a deadline, and until it finds that there is none
+
+    cdef int put(self, PendingCall call) except -1:
+        call.deadline = self.core.loop.time() + self.timeout
+        call.deadlines = self
+        call.earlier = self.tail
+        if self.tail is None:
+            self.head = call
+        else:
+            self.tail.later = call
+        self.tail = call
+        if self.timer is None:
+            self.timer = self.core.loop.call_at(call.deadline, self.fire)
+        return 0
+
+    cdef int remove(self, PendingCall call) except -1:
+        if call.earlier is None:
+            self.head = call.later
+        else:
+            call.earlier.later = call.later
+        if call.later is None:
+            self.tail = call.earlier
+        else:
+            call.later.earlier = call.earlier
+        call.earlier = call.later = None
+        call.deadlines = None
+        return 0
+
+    def fire(self):
+        cdef double now = self.core.loop.time()
+        cdef PendingCall call
+        self.timer = None
+        while self.head is not None and self.head.deadline <= now:
+            call = self.head
+            self.remove(call)
+            if call.outcome == WAITING:
+                call.expire()
+        if self.head is not None:
+            self.timer = self.core.loop.call_at(self.head.deadline, self.fire)
+        else:
+            self.core.deadlines.pop(self.timeout, None)
 
 
 # -- the node on an asyncio loop ----------------------------------------------------------------
@@ -1481,6 +1595,7 @@ cdef class LoopNode(CoreNode):
     cdef unsigned long thread  # of the loop
     cdef dict processes        # key -> CoreProcess
     cdef dict calls            # words of the reference -> PendingCall
+    cdef dict deadlines        # seconds -> Deadlines
     cdef set trapping          # keys of processes that trap exits
     cdef dict ups              # node name -> how often its connection came up
     cdef set up                # names of nodes with a connection
@@ -1500,6 +1615,7 @@ cdef class LoopNode(CoreNode):
         self.thread = PyThread_get_thread_ident()
         self.processes = {}
         self.calls = {}
+        self.deadlines = {}
         self.trapping = set()
         self.ups = {}
         self.up = set()
@@ -1859,3 +1975,7 @@ cdef class LoopNode(CoreNode):
             call.finish(ENDED, reason)
         self.calls.clear()
         self.up.clear()
+        for deadlines in self.deadlines.values():
+            if (<_Deadlines>deadlines).timer is not None:
+                (<_Deadlines>deadlines).timer.cancel()
+        self.deadlines.clear()

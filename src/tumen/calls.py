@@ -29,6 +29,7 @@ from .errors import (
     ProcessExited,
     RemoteError,
     ServerDied,
+    TumenError,
 )
 from .reasons import NO_CONNECTION, NOPROC
 
@@ -85,14 +86,10 @@ async def send_wait(home: Running, dest: Destination, send: Callable[[], None]) 
             await home.room.wait(peer_of(dest, home.core.own))
 
 
-async def _begin(
+async def _begin_later(
     home: Running, dest: Destination, begin: Callable[[], PendingCall], timeout: float | None
 ) -> tuple[PendingCall, float | None]:
-    """Starts a call, waiting for room; and the seconds that are left."""
-    try:
-        return begin(), timeout
-    except Busy:
-        pass
+    """Starts a call that has found no room, and the seconds that are left for it then."""
     loop, peer = home.loop, peer_of(dest, home.core.own)
     deadline = None if timeout is None else loop.time() + timeout
     with contextlib.suppress(TimeoutError):
@@ -109,6 +106,7 @@ async def _begin(
 
 
 async def _outcome(pending: PendingCall, timeout: float | None) -> int:
+    """What has come of it; nothing of the call is left afterwards."""
     try:
         if timeout is not None:
             pending.expire_after(timeout)
@@ -122,26 +120,39 @@ async def call(
     home: Running, owner: CoreProcess, dest: Destination, request: Any, timeout: float | None
 ) -> Any:
     """gen_server:call. The errors of `Node.call`."""
-    pending, left = await _begin(
-        home, dest, lambda: home.core.call_begin(owner, dest, request), timeout
-    )
+    begin = home.core.call_begin
+    left = timeout
+    try:
+        pending = begin(owner, dest, request)
+    except Busy:
+        pending, left = await _begin_later(home, dest, lambda: begin(owner, dest, request), timeout)
     outcome = await _outcome(pending, left)
     if outcome == OUTCOME_REPLIED:
         return pending.value
-    peer = pending.peer
+    raise _call_error(pending, outcome, owner, dest, timeout)
+
+
+def _call_error(
+    pending: PendingCall,
+    outcome: int,
+    owner: CoreProcess,
+    dest: Destination,
+    timeout: float | None,
+) -> TumenError:
+    peer, reason = pending.peer, pending.value
     if outcome == OUTCOME_EXPIRED:
-        raise CallTimeout(
+        return CallTimeout(
             f"{dest!r} did not answer within {timeout} s",
             peer=peer,
             may_have_executed=pending.reached,
         )
     if outcome == OUTCOME_ENDED:
-        raise _ended(owner, pending)
-    if pending.value == NOPROC:
-        raise NoProc(f"{dest!r}: no such process", peer=peer)
-    if pending.value == NO_CONNECTION:
-        raise _no_connection(pending)
-    raise ServerDied(f"{dest!r} died: {pending.value!r}", reason=pending.value, peer=peer)
+        return _ended(owner, pending)
+    if reason == NOPROC:
+        return NoProc(f"{dest!r}: no such process", peer=peer)
+    if reason == NO_CONNECTION:
+        return _no_connection(pending)
+    return ServerDied(f"{dest!r} died: {reason!r}", reason=reason, peer=peer)
 
 
 async def rpc(
@@ -161,12 +172,16 @@ async def rpc(
     if peer == core.own:
         outcome, pending = await _rpc_here(home, owner, what, timeout)
     else:
-        pending, left = await _begin(
-            home,
-            (function, peer),
-            lambda: core.spawn_begin(owner, peer, "erpc", "execute_call", what),
-            timeout,
-        )
+        left = timeout
+        try:
+            pending = core.spawn_begin(owner, peer, "erpc", "execute_call", what)
+        except Busy:
+            pending, left = await _begin_later(
+                home,
+                (function, peer),
+                lambda: core.spawn_begin(owner, peer, "erpc", "execute_call", what),
+                timeout,
+            )
         outcome = await _outcome(pending, left)
     name = f"{peer}: {_text(module)}:{_text(function)}/{len(values)}"
     if outcome == OUTCOME_DOWN:

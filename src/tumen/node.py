@@ -16,7 +16,7 @@ from .options import CORE_LIMITS, Driver, EpmdMode, Limits, NodeOptions
 from .running import Running
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 
     from ._core import Engine
     from .calls import Destination
@@ -313,29 +313,31 @@ class Node:
         """As `send`, but waits for room where that raises `Busy`."""
         await self._running.own_process.send_wait(dest, message)
 
-    async def call(self, dest: Destination, request: Any, timeout: float | None = 5.0) -> Any:
-        """gen_server:call: the reply.
+    def call(
+        self, dest: Destination, request: Any, timeout: float | None = 5.0
+    ) -> Coroutine[Any, Any, Any]:
+        """gen_server:call: the reply, to be awaited.
 
         `CallTimeout` after `timeout` seconds (None: never), `NoProc`, `NoConnection`, `ServerDied`
         with the reason. ``may_have_executed`` tells whether the request can have arrived. A late
         reply reaches nobody.
         """
-        return await self._running.own_process.call(dest, request, timeout)
+        return self._running.own_process.call(dest, request, timeout)
 
-    async def rpc(
+    def rpc(
         self,
         node: str,
         module: str | Atom,
         function: str | Atom,
         args: Sequence[Any] = (),
         timeout: float | None = None,
-    ) -> Any:
-        """erpc:call: runs a function on another node; its value.
+    ) -> Coroutine[Any, Any, Any]:
+        """erpc:call: runs a function on another node; its value, to be awaited.
 
         `RemoteError` with class and reason when it raised, or could not be run; `NoConnection`;
         `CallTimeout` after `timeout` seconds: then the work may go on over there.
         """
-        return await self._running.own_process.rpc(node, module, function, args, timeout)
+        return self._running.own_process.rpc(node, module, function, args, timeout)
 
     def monitor(self, dest: Destination) -> Monitor:
         """Watches a process: ``reason = await node.monitor(pid)``; `noproc` when there is none."""

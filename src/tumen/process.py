@@ -11,7 +11,7 @@ from ._core import CoreProcess
 from .reasons import NORMAL, SHUTDOWN, crash_reason, exit_reason
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from ._term import Atom, Pid
     from .calls import Destination
@@ -81,20 +81,22 @@ class Process(CoreProcess):
         """As `send`, but waits for room where that raises `Busy`."""
         await calls.send_wait(self._home, dest, lambda: CoreProcess.send(self, dest, message))
 
-    async def call(self, dest: Destination, request: Any, timeout: float | None = 5.0) -> Any:
-        """gen_server:call from this process. The errors of `Node.call`."""
-        return await calls.call(self._home, self, dest, request, timeout)
+    def call(
+        self, dest: Destination, request: Any, timeout: float | None = 5.0
+    ) -> Coroutine[Any, Any, Any]:
+        """gen_server:call from this process, to be awaited. The errors of `Node.call`."""
+        return calls.call(self._home, self, dest, request, timeout)
 
-    async def rpc(
+    def rpc(
         self,
         node: str,
         module: str | Atom,
         function: str | Atom,
         args: Sequence[Any] = (),
         timeout: float | None = None,
-    ) -> Any:
-        """erpc:call from this process. The errors of `Node.rpc`."""
-        return await calls.rpc(self._home, self, node, module, function, args, timeout)
+    ) -> Coroutine[Any, Any, Any]:
+        """erpc:call from this process, to be awaited. The errors of `Node.rpc`."""
+        return calls.rpc(self._home, self, node, module, function, args, timeout)
 
     def send_after(self, delay: float, dest: Destination, message: Any) -> Timer:
         """Sends `message` to `dest` in `delay` seconds, also if this process has ended by then."""

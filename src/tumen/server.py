@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ._term import Atom, ImproperList, Pid, Reference
 from .calls import send_wait
-from .errors import Exit, ServerDied
+from .errors import Busy, Exit, ServerDied
 from .process import Process
 from .reasons import NORMAL, SHUTDOWN, exit_reason
 
@@ -81,9 +81,6 @@ class Caller:
 
     def __repr__(self) -> str:
         return f"<Caller {self.pid!r}>"
-
-    async def _reply_wait(self, value: Any) -> None:
-        await send_wait(self._process._home, self.pid, lambda: self.reply(value))
 
 
 def blocking(handler: HandlerT) -> HandlerT:
@@ -172,53 +169,59 @@ class GenServer(Process):
         function, arity = "handle_info", 1
         try:
             async for message in self:
-                stop = None
-                if type(message) is tuple and message:
-                    first = message[0]
-                    if first == _GEN_CALL and len(message) == 3 and _is_from(message[1]):
-                        function, arity = "handle_call", 2
-                        stop = await self._call(Caller(self, *message[1]), message[2])
-                    elif first == _GEN_CAST and len(message) == 2:
-                        function, arity = "handle_cast", 1
-                        stop = await self._run(self.handle_cast, message[1])
-                    elif first == _SYSTEM and len(message) == 3 and _is_from(message[1]):
-                        await self._system(Caller(self, *message[1]), message[2])
-                    else:
-                        function, arity = "handle_info", 1
-                        stop = await self._run(self.handle_info, message)
+                kind = message[0] if type(message) is tuple and message else None
+                caller = None
+                if kind == _GEN_CALL and len(message) == 3 and _is_from(message[1]):
+                    function, arity = "handle_call", 2
+                    caller = Caller(self, *message[1])
+                    result = self._invoke(self.handle_call, message[2], caller)
+                elif kind == _GEN_CAST and len(message) == 2:
+                    function, arity = "handle_cast", 1
+                    result = self._invoke(self.handle_cast, message[1])
+                elif kind == _SYSTEM and len(message) == 3 and _is_from(message[1]):
+                    caller = Caller(self, *message[1])
+                    result = self._system(message[2])
                 else:
                     function, arity = "handle_info", 1
-                    stop = await self._run(self.handle_info, message)
-                if isinstance(stop, Stop):
-                    return stop.reason
+                    result = self._invoke(self.handle_info, message)
+                if hasattr(result, "__await__"):
+                    result = await result
+                if caller is not None:
+                    await self._reply(caller, result)
+                if isinstance(result, Stop):
+                    return result.reason
         except Exception as error:
             if self.alive and not isinstance(error, Exit):
                 _log.error("%r crashed in %s/%d", self, function, arity, exc_info=error)
             return exit_reason(error, function, arity)
         return NORMAL
 
-    async def _call(self, caller: Caller, request: Any) -> Any:
-        result = await self._run(self.handle_call, request, caller)
+    async def _reply(self, caller: Caller, result: Any) -> None:
+        """Answers a call with what its handler has returned."""
         if result is NoReply or isinstance(result, NoReply):
-            return None
+            return
         if isinstance(result, Stop):
-            if result.has_reply:
-                await caller._reply_wait(result.reply)
-            return result
-        await caller._reply_wait(result)
-        return None
+            if not result.has_reply:
+                return
+            result = result.reply
+        try:
+            caller.reply(result)
+        except Busy:
+            await send_wait(self._home, caller.pid, lambda: caller.reply(result))
 
-    async def _system(self, caller: Caller, request: Any) -> None:
+    def _system(self, request: Any) -> Any:
         _log.debug("%r got the system message %r", self, request)
-        await caller._reply_wait((_ERROR, (_UNKNOWN_SYSTEM_MSG, request)))
+        return (_ERROR, (_UNKNOWN_SYSTEM_MSG, request))
+
+    def _invoke(self, handler: Callable[..., Any], *args: Any) -> Any:
+        """The result of a handler, or something to be awaited for it."""
+        if getattr(handler, "tumen_blocking", False):
+            return self._home.in_pool(handler, args)
+        return handler(*args)
 
     async def _run(self, handler: Callable[..., Any], *args: Any) -> Any:
-        if getattr(handler, "tumen_blocking", False):
-            return await self._home.in_pool(handler, args)
-        result = handler(*args)
-        if hasattr(result, "__await__"):
-            return await result
-        return result
+        result = self._invoke(handler, *args)
+        return await result if hasattr(result, "__await__") else result
 
     async def _terminate(self, reason: Any) -> None:
         if not self.alive:
