@@ -145,7 +145,8 @@ static_assert(TM_MESSAGE_BYTES_DEFAULT <= TM_INBOX_BYTES_DEFAULT, "a message mus
 /* Pause of a listener for which there is no descriptor or memory, ms. The connections wait in the
  * backlog meanwhile: short against a handshake's deadline, long against the cost of a try. */
 #define TM_IO_ACCEPT_RETRY_MS 50
-static_assert(TM_IO_ACCEPT_RETRY_MS * 10 < TM_HANDSHAKE_TIMEOUT_MS_DEFAULT, "peers outlive a pause");
+static_assert(TM_IO_ACCEPT_RETRY_MS * 10 < TM_HANDSHAKE_TIMEOUT_MS_DEFAULT,
+              "peers outlive a pause");
 /* An orderly close reads and throws away what the peer still sends, for at most so long and so
  * much: a peer that closes in answer needs one round trip. */
 #define TM_IO_LINGER_MS 500

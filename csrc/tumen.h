@@ -105,17 +105,17 @@ TUMEN_API void tumen_engine_forked(tumen_engine *engine);
 
 /* What the engine holds now; zero after everything was destroyed. */
 typedef struct tumen_counters {
-    uint64_t bytes;          /* memory held */
-    uint64_t blocks;         /* allocations held */
-    uint64_t sockets;        /* descriptors open */
-    uint64_t turns;          /* turns of the engine */
-    uint64_t system_calls;   /* made by the I/O backend */
-    uint64_t receives;       /* reads that brought bytes */
-    uint64_t sends;          /* writes started by the engine */
-    uint64_t direct_sends;   /* writes made from a caller's thread at a flush */
-    uint64_t wakeups_in;     /* times a caller woke the engine */
-    uint64_t wakeups_out;    /* times the engine woke a consumer */
-    uint64_t takeovers;      /* LOOP: turns made by the engine's thread */
+    uint64_t bytes;        /* memory held */
+    uint64_t blocks;       /* allocations held */
+    uint64_t sockets;      /* descriptors open */
+    uint64_t turns;        /* turns of the engine */
+    uint64_t system_calls; /* made by the I/O backend */
+    uint64_t receives;     /* reads that brought bytes */
+    uint64_t sends;        /* writes started by the engine */
+    uint64_t direct_sends; /* writes made from a caller's thread at a flush */
+    uint64_t wakeups_in;   /* times a caller woke the engine */
+    uint64_t wakeups_out;  /* times the engine woke a consumer */
+    uint64_t takeovers;    /* LOOP: turns made by the engine's thread */
 } tumen_counters;
 
 TUMEN_API void tumen_engine_counters(tumen_engine *engine, tumen_counters *counters);
@@ -134,25 +134,27 @@ enum tumen_epmd_mode {
 
 /* Numbers that can be changed while the node runs: tumen_node_set_limit. Bytes unless said. */
 enum tumen_limit {
-    TUMEN_LIMIT_MESSAGE_BYTES = 0,      /* largest message accepted and sent */
-    TUMEN_LIMIT_SENDQ_HIGH_BYTES = 1,   /* send queue of one connection: TM_EBUSY at or above it */
-    TUMEN_LIMIT_SENDQ_NODE_BYTES = 2,   /* send queues of the node together */
-    TUMEN_LIMIT_MAILBOX_BYTES = 3,      /* one process: over it the process ends, {mailbox_full, Bytes} */
-    TUMEN_LIMIT_INBOX_BYTES = 4,        /* node: over it the connection with most waiting bytes closes */
-    TUMEN_LIMIT_DEPTH = 5,              /* nesting of a received term, levels */
-    TUMEN_LIMIT_DECODED_BYTES = 6,      /* objects that one received term may become */
-    TUMEN_LIMIT_TICK_TIME_MS = 7,       /* net_ticktime, milliseconds */
-    TUMEN_LIMIT_HANDSHAKE_MS = 8,       /* one absolute deadline for a handshake, milliseconds */
-    TUMEN_LIMIT_HALF_OPEN_COUNT = 9,    /* unauthenticated inbound connections at once */
+    TUMEN_LIMIT_MESSAGE_BYTES = 0,    /* largest message accepted and sent */
+    TUMEN_LIMIT_SENDQ_HIGH_BYTES = 1, /* send queue of one connection: TM_EBUSY at or above it */
+    TUMEN_LIMIT_SENDQ_NODE_BYTES = 2, /* send queues of the node together */
+    TUMEN_LIMIT_MAILBOX_BYTES =
+        3,                       /* one process: over it the process ends, {mailbox_full, Bytes} */
+    TUMEN_LIMIT_INBOX_BYTES = 4, /* node: over it the connection with most waiting bytes closes */
+    TUMEN_LIMIT_DEPTH = 5,       /* nesting of a received term, levels */
+    TUMEN_LIMIT_DECODED_BYTES = 6,   /* objects that one received term may become */
+    TUMEN_LIMIT_TICK_TIME_MS = 7,    /* net_ticktime, milliseconds */
+    TUMEN_LIMIT_HANDSHAKE_MS = 8,    /* one absolute deadline for a handshake, milliseconds */
+    TUMEN_LIMIT_HALF_OPEN_COUNT = 9, /* unauthenticated inbound connections at once */
     TUMEN_LIMIT_COUNT = 10,
 };
 
 typedef struct tumen_node_options {
-    const char *name;         /* "name@host"; "host" alone asks the first peer for a dynamic name */
-    const char *cookie;       /* at most 255 bytes */
-    int visible;              /* 0: hidden */
-    int listen;               /* 0: no listener (cannot be connected to) */
-    const char *listen_host;  /* NULL: all addresses of the host part when that is an IP literal, else any */
+    const char *name;   /* "name@host"; "host" alone asks the first peer for a dynamic name */
+    const char *cookie; /* at most 255 bytes */
+    int visible;        /* 0: hidden */
+    int listen;         /* 0: no listener (cannot be connected to) */
+    const char *
+        listen_host; /* NULL: all addresses of the host part when that is an IP literal, else any */
     uint16_t listen_port;     /* 0: chosen by the kernel */
     int epmd_mode;            /* enum tumen_epmd_mode */
     const char *epmd_address; /* where our port mapper is; NULL: 127.0.0.1 */
@@ -169,7 +171,8 @@ TUMEN_API int tumen_node_stop(tumen_node *node);
 /* Frees the node; stops it first (and waits, at most about a second) if that has not happened. */
 TUMEN_API void tumen_node_destroy(tumen_node *node);
 
-TUMEN_API int tumen_node_set_limit(tumen_node *node, int limit, uint64_t value); /* enum tumen_limit */
+TUMEN_API int tumen_node_set_limit(tumen_node *node, int limit,
+                                   uint64_t value); /* enum tumen_limit */
 TUMEN_API uint64_t tumen_node_limit(tumen_node *node, int limit);
 /* The cookie for one peer (peer.len > 0) or for all others; an empty cookie for a peer forgets it. */
 TUMEN_API int tumen_node_set_cookie(tumen_node *node, tumen_bytes peer, tumen_bytes cookie);
@@ -177,7 +180,8 @@ TUMEN_API int tumen_node_set_cookie(tumen_node *node, tumen_bytes peer, tumen_by
 /* Starts to connect; NODEUP or CONNECT_FAILED follows. Already up: 1. host and port: no port mapper
  * and no other look-up; host NULL: the host part of the name, the port from its port mapper. The
  * address is kept for reconnects. */
-TUMEN_API int tumen_node_connect(tumen_node *node, tumen_bytes peer, const char *host, uint16_t port);
+TUMEN_API int tumen_node_connect(tumen_node *node, tumen_bytes peer, const char *host,
+                                 uint16_t port);
 /* Closes the connection; NODEDOWN follows. TM_ENOCONN if there is none. */
 TUMEN_API int tumen_node_disconnect(tumen_node *node, tumen_bytes peer);
 
@@ -186,16 +190,16 @@ typedef struct tumen_node_info {
     uint32_t creation;
     uint16_t port; /* of the listener, 0 without */
     int visible;
-    int registered;    /* with the port mapper */
-    int serves_epmd;   /* this engine is the port mapper */
+    int registered;  /* with the port mapper */
+    int serves_epmd; /* this engine is the port mapper */
     uint64_t connections;
     uint64_t processes;
-    uint64_t inbox_bytes;       /* waiting for the consumer */
-    uint64_t mail_bytes;        /* in mailboxes, not yet taken */
-    uint64_t sendq_bytes;       /* in all send queues */
-    uint64_t messages_in;       /* delivered to processes */
-    uint64_t messages_out;      /* accepted for sending */
-    uint64_t messages_dropped;  /* came for nobody: dead process, unknown name, dead alias */
+    uint64_t inbox_bytes;        /* waiting for the consumer */
+    uint64_t mail_bytes;         /* in mailboxes, not yet taken */
+    uint64_t sendq_bytes;        /* in all send queues */
+    uint64_t messages_in;        /* delivered to processes */
+    uint64_t messages_out;       /* accepted for sending */
+    uint64_t messages_dropped;   /* came for nobody: dead process, unknown name, dead alias */
     uint64_t operations_refused; /* spawn requests and other operations answered with a refusal */
     uint64_t operations_unknown; /* control operations that we do not know, ignored */
     uint64_t half_open;          /* inbound handshakes under way */
@@ -210,8 +214,8 @@ typedef struct tumen_connection {
     int state;        /* enum tumen_connection_state */
     int visible;
     uint32_t creation;
-    uint64_t flags;         /* negotiated capability flags */
-    uint64_t up_ns;         /* nanoseconds since it came up */
+    uint64_t flags; /* negotiated capability flags */
+    uint64_t up_ns; /* nanoseconds since it came up */
     uint64_t bytes_in, bytes_out;
     uint64_t frames_in, frames_out; /* ticks not counted */
     uint64_t ticks_in, ticks_out;
@@ -253,15 +257,16 @@ typedef struct tumen_target {
 } tumen_target;
 
 enum tumen_send_flags {
-    TUMEN_SEND_CONTROL = 1, /* a reply or another signal that may use the reserve above the high water */
+    TUMEN_SEND_CONTROL =
+        1, /* a reply or another signal that may use the reserve above the high water */
     TUMEN_SEND_NOCONNECT = 2, /* TM_ENOCONN instead of connecting */
 };
 
 /* Queues a message; on the wire after the next tumen_flush at the latest. message is copied. 0;
  * TM_EBUSY (nothing was queued); TM_EUSE_LIMIT (over the message limit); TM_ENOCONN; a dead local
  * target is 0, as in Erlang. from 0: sent by no process. */
-TUMEN_API int tumen_send(tumen_node *node, tumen_key from, const tumen_target *to, tumen_bytes message,
-                         unsigned flags);
+TUMEN_API int tumen_send(tumen_node *node, tumen_key from, const tumen_target *to,
+                         tumen_bytes message, unsigned flags);
 /* The same for a message whose large segments are lent: parts are sent in order, concatenated; a part
  * with lent != 0 is not copied and stays readable and unchanged until TUMEN_EVENT_RETURNED with
  * that number comes (also when the send fails later; not when this call fails). */
@@ -278,7 +283,9 @@ TUMEN_API void tumen_flush(tumen_node *node);
  * (then it returns TM_EBUSY). TM_ENOCONN without a connection. */
 TUMEN_API int tumen_want_writable(tumen_node *node, tumen_bytes peer);
 
-enum tumen_monitor_flags { TUMEN_MONITOR_ALIAS = 1 }; /* the ref is a reply alias: used up by one reply */
+enum tumen_monitor_flags {
+    TUMEN_MONITOR_ALIAS = 1
+}; /* the ref is a reply alias: used up by one reply */
 TUMEN_API int tumen_monitor(tumen_node *node, tumen_key watcher, const tumen_target *target,
                             unsigned flags, tumen_ref *ref);
 /* 1 when it was there, else 0: afterwards neither DOWN nor reply is delivered for ref. */
@@ -293,9 +300,9 @@ TUMEN_API int tumen_unalias(tumen_node *node, tumen_key key, const tumen_ref *re
 
 /* Asks a node to spawn module:function with args (a list term), monitored: SPAWN_REPLY, then DOWN with
  * ref, follow. What rpc is made of. */
-TUMEN_API int tumen_spawn_request(tumen_node *node, tumen_key from, tumen_bytes peer, tumen_bytes module,
-                                  tumen_bytes function, uint32_t arity, tumen_bytes args,
-                                  tumen_ref *ref);
+TUMEN_API int tumen_spawn_request(tumen_node *node, tumen_key from, tumen_bytes peer,
+                                  tumen_bytes module, tumen_bytes function, uint32_t arity,
+                                  tumen_bytes args, tumen_ref *ref);
 /* Nothing of it is delivered any more. */
 TUMEN_API int tumen_spawn_abandon(tumen_node *node, tumen_key from, const tumen_ref *ref);
 
@@ -303,29 +310,30 @@ TUMEN_API int tumen_spawn_abandon(tumen_node *node, tumen_key from, const tumen_
 
 enum tumen_event_kind {
     /* for a process */
-    TUMEN_EVENT_MESSAGE = 1,  /* process, from (if known), term; ref when it came by an alias */
-    TUMEN_EVENT_REPLY = 2,    /* process, ref, term: message to a reply alias, now used up */
-    TUMEN_EVENT_DOWN = 3,     /* process, ref, from (pid) or name+node, term (reason) */
-    TUMEN_EVENT_EXIT = 4,     /* process traps exits: from, term (reason) */
-    TUMEN_EVENT_EXITED = 5,   /* process was ended by a signal or a limit: term (reason) */
-    TUMEN_EVENT_SPAWN = 6,    /* process (made for it), from (requester), ref, name "execute_call" or
+    TUMEN_EVENT_MESSAGE = 1, /* process, from (if known), term; ref when it came by an alias */
+    TUMEN_EVENT_REPLY = 2,   /* process, ref, term: message to a reply alias, now used up */
+    TUMEN_EVENT_DOWN = 3,    /* process, ref, from (pid) or name+node, term (reason) */
+    TUMEN_EVENT_EXIT = 4,    /* process traps exits: from, term (reason) */
+    TUMEN_EVENT_EXITED = 5,  /* process was ended by a signal or a limit: term (reason) */
+    TUMEN_EVENT_SPAWN = 6,   /* process (made for it), from (requester), ref, name "execute_call" or
                                  "execute_cast", term (argument list) */
-    TUMEN_EVENT_ABANDONED = 7,   /* process of a SPAWN: its caller has gone */
-    TUMEN_EVENT_SPAWN_REPLY = 8, /* process, ref; code 0: from is the new pid; else term (error atom) */
+    TUMEN_EVENT_ABANDONED = 7, /* process of a SPAWN: its caller has gone */
+    TUMEN_EVENT_SPAWN_REPLY =
+        8, /* process, ref; code 0: from is the new pid; else term (error atom) */
     /* for the node */
-    TUMEN_EVENT_NODEUP = 20,          /* node, number: 1 visible, 0 hidden */
-    TUMEN_EVENT_NODEDOWN = 21,        /* node, code, text, number: accepted messages that were lost */
-    TUMEN_EVENT_CONNECT_FAILED = 22,  /* node, code, text, number: as above */
-    TUMEN_EVENT_WRITABLE = 23,        /* node: its queue is below the low water again */
-    TUMEN_EVENT_REFUSED = 24,         /* node, process (may be 0), code, text, number (bytes): a message
+    TUMEN_EVENT_NODEUP = 20,   /* node, number: 1 visible, 0 hidden */
+    TUMEN_EVENT_NODEDOWN = 21, /* node, code, text, number: accepted messages that were lost */
+    TUMEN_EVENT_CONNECT_FAILED = 22, /* node, code, text, number: as above */
+    TUMEN_EVENT_WRITABLE = 23,       /* node: its queue is below the low water again */
+    TUMEN_EVENT_REFUSED = 24, /* node, process (may be 0), code, text, number (bytes): a message
                                          or operation of a peer was not delivered */
     TUMEN_EVENT_HANDSHAKE_FAILED = 25, /* inbound: node (name claimed, may be empty), code, text */
-    TUMEN_EVENT_REGISTERED = 26,      /* with the port mapper; number: 1 when we serve it ourselves */
+    TUMEN_EVENT_REGISTERED = 26, /* with the port mapper; number: 1 when we serve it ourselves */
     TUMEN_EVENT_REGISTER_FAILED = 27, /* code, text; tried again */
     TUMEN_EVENT_RETURNED = 28,        /* number: lent memory is the caller's again */
     TUMEN_EVENT_NAMED = 29,           /* node: our dynamic name */
     TUMEN_EVENT_STOPPED = 30,
-    TUMEN_EVENT_BROKEN = 31,          /* the engine has failed: code, text; every node of it is dead */
+    TUMEN_EVENT_BROKEN = 31, /* the engine has failed: code, text; every node of it is dead */
 };
 
 typedef struct tumen_event {

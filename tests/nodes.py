@@ -7,7 +7,7 @@ import itertools
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import tumen
 
@@ -42,6 +42,18 @@ async def until(check: Callable[[], object]) -> None:
     async with asyncio.timeout(10):
         while not check():
             await asyncio.sleep(0.0005)
+
+
+EventT = TypeVar("EventT", bound=tumen.events.Event)
+
+
+async def next_event(stream: tumen.events.EventStream, kind: type[EventT]) -> EventT:
+    """The next event of that kind; others before it are passed over."""
+    async with asyncio.timeout(10):
+        async for event in stream:
+            if isinstance(event, kind):
+                return event
+    raise AssertionError(f"the node ended without a {kind.__name__}")
 
 
 async def echo(proc: tumen.Process) -> None:

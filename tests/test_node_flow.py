@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import tumen
-from nodes import HOST, address, make_node, pair, until
+from nodes import HOST, address, make_node, next_event, pair, until
 from tumen import Atom, events
 
 pytestmark = pytest.mark.asyncio
@@ -75,8 +75,7 @@ async def test_lost_messages_are_counted_in_the_event(backend: str, silence: Sil
         seen = node.events()
         for n in range(7):
             node.send(("x", silence.name), n)
-        failed = await anext(seen)
-        assert isinstance(failed, events.ConnectFailed)
+        failed = await next_event(seen, events.ConnectFailed)
         assert (failed.node, failed.lost) == (silence.name, 7)
 
 
@@ -158,8 +157,7 @@ async def test_message_over_a_receivers_limit_is_dropped_with_an_event(backend: 
             deep = [deep]
         b.send(pid, deep)
         b.send(pid, "next")
-        refused = await anext(seen)
-        assert isinstance(refused, events.Refused)
+        refused = await next_event(seen, events.Refused)
         assert (refused.node, refused.to) == (b.name, pid)
         assert refused.size > 20
         assert await got == b"next"
@@ -238,7 +236,7 @@ async def test_lent_memory_of_a_failed_connection_comes_back(
         gc.collect()
         assert ref() is not None
         seen = node.events()
-        assert isinstance(await anext(seen), events.ConnectFailed)
+        await next_event(seen, events.ConnectFailed)
         await until(lambda: ref() is None)
 
 

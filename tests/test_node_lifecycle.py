@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import tumen
-from nodes import COOKIE, HOST, Counter, address, echo, make_node, pair
+from nodes import COOKIE, HOST, Counter, address, echo, make_node, next_event, pair
 from tumen._core import debug_counters
 
 pytestmark = pytest.mark.asyncio
@@ -121,7 +121,7 @@ async def test_peers_see_shutdown_and_the_closed_connection(backend: str) -> Non
             assert await b.ping(a.name)
             events = b.events()
         assert await monitor == tumen.Atom("shutdown")
-        assert isinstance(await anext(events), tumen.events.NodeDown)
+        await next_event(events, tumen.events.NodeDown)
         assert b.nodes() == []
 
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 import pytest
 
 import tumen
-from nodes import COOKIE, HOST, address, echo, make_node, pair, until
+from nodes import COOKIE, HOST, address, echo, make_node, next_event, pair, until
 from tumen import events
 
 pytestmark = pytest.mark.asyncio
@@ -28,8 +28,7 @@ async def test_connect_returns_when_up_and_both_sides_know(backend: str) -> None
         assert connection.creation == a.info().creation
         assert connection.address == f"{HOST}:{a.info().port}"
         assert await b.disconnect(a.name)
-        down = await anext(seen_by_b)
-        assert isinstance(down, events.NodeDown)
+        down = await next_event(seen_by_b, events.NodeDown)
         assert (down.node, down.lost) == (a.name, 0)
         assert b.nodes() == []
 
@@ -55,8 +54,7 @@ async def test_wrong_cookie_is_an_auth_error_on_one_side_and_an_event_on_the_oth
         with pytest.raises((tumen.AuthError, tumen.NoConnection)) as caught:
             await b.connect(a.name, address(a))
         assert caught.value.peer == a.name
-        failed = await anext(seen)
-        assert isinstance(failed, events.HandshakeFailed)
+        failed = await next_event(seen, events.HandshakeFailed)
         assert failed.node == b.name
         assert "cookie" in failed.reason
         assert a.nodes() == []
@@ -74,8 +72,7 @@ async def test_connect_to_a_closed_port_says_so(backend: str) -> None:
         with pytest.raises((tumen.TumenError, OSError)) as caught:
             await node.connect("x@127.0.0.1", (HOST, port))
         assert "x@127.0.0.1" in str(caught.value)
-        failed = await anext(seen)
-        assert isinstance(failed, events.ConnectFailed)
+        failed = await next_event(seen, events.ConnectFailed)
         assert failed.node == "x@127.0.0.1"
         assert failed.reason
 
@@ -160,14 +157,12 @@ async def test_undecodable_message_closes_its_connection_and_nothing_else(backen
         seen = a.events()
         with RawNode() as raw:
             raw.connect(a)
-            up = await anext(seen)
-            assert isinstance(up, events.NodeUp)
+            up = await next_event(seen, events.NodeUp)
             raw.send(pid, tumen.encode(1)[1:])
             raw.send(pid, b"t\x00\x00\x00\x02" + b"a\x01a\x02" * 2)
             raw.send(pid, tumen.encode(2)[1:])
             raw.flush()
-            down = await asyncio.wait_for(anext(seen), 5)
-            assert isinstance(down, events.NodeDown)
+            down = await next_event(seen, events.NodeDown)
             assert down.node == up.node
             b.send(pid, 3)
             await until(lambda: 3 in got)

@@ -257,6 +257,27 @@ async def test_demonitored_node_monitor_does_not_hang_its_waiter(backend: str) -
             await monitor
 
 
+async def test_reading_a_dead_process_raises_with_its_reason(backend: str) -> None:
+    processes: list[tumen.Process] = []
+
+    async def main(proc: tumen.Process) -> None:
+        processes.append(proc)
+        await proc.receive()
+
+    async with make_node() as node:
+        pid = node.spawn(main)
+        await asyncio.sleep(0)
+        (proc,) = processes
+        node.exit(pid, Atom("enough"))
+        await node.join(pid)
+        for reading in (anext(proc), proc.receive(), proc.call("x", 1), proc.rpc("x@y", "m", "f")):
+            with pytest.raises(tumen.ProcessExited) as caught:
+                await reading
+            assert caught.value.reason == Atom("enough")
+        with pytest.raises(tumen.ProcessExited):
+            proc.trap_exit = True
+
+
 async def test_process_outside_of_a_node_says_so() -> None:
     process = tumen.Process()
     with pytest.raises(tumen.ProcessExited, match="not started"):

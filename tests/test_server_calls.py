@@ -282,6 +282,30 @@ async def test_reply_goes_where_the_tag_says_and_echoes_it(backend: str, tag: st
         assert await asyncio.wait_for(result, 5)
 
 
+async def test_reply_that_comes_to_the_pid_ends_the_call(backend: str) -> None:
+    """As C nodes and OTP 25's net_kernel answer; nothing else is taken for a reply."""
+
+    async def server(proc: tumen.Process) -> None:
+        async for _, (caller, tag), request in proc:
+            proc.send(caller, (proc._home.core.make_ref(), "not yours"))
+            proc.send(caller, ("tag", "not yours"))
+            proc.send(caller, (tag if request == 1 else tag.tail, request))
+            proc.send(caller, (tag, "too late"))
+
+    result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    async def client(proc: tumen.Process, pid: tumen.Pid) -> None:
+        replies = [await proc.call(pid, n) for n in (1, 2)]
+        await proc.call(pid, 1)
+        result.set_result((replies, [await proc.receive() for _ in range(4)]))
+
+    async with pair() as (a, b):
+        b.spawn(client, a.spawn(server))
+        replies, rest = await asyncio.wait_for(result, 5)
+        assert replies == [1, 2]
+        assert all(message[1] in (b"not yours", b"too late") for message in rest)
+
+
 async def test_system_message_is_answered_with_an_error(backend: str) -> None:
     result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 

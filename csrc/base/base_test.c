@@ -229,8 +229,7 @@ static void list_keeps_order_and_removes_the_current_node(void **state)
         tm_list_push(&head, &nodes[i]);
     }
     int seen = 0;
-    TM_LIST_EACH(&head, node, following)
-    {
+    TM_LIST_EACH (&head, node, following) {
         assert_ptr_equal(node, &nodes[seen]);
         if (seen++ % 2 == 0) tm_list_remove(node);
     }
@@ -423,9 +422,24 @@ static void wheel_fires_never_early_and_at_most_a_slot_late(void **state)
     (void)state;
     static const uint64_t starts[] = {0, 1, 255 * SLOT, 256 * SLOT - 1, 65535 * SLOT + 5};
     static const uint64_t ahead[] = {
-        0,           1,           SLOT - 1,    SLOT,         SLOT + 1,     254 * SLOT,
-        255 * SLOT,  256 * SLOT,  257 * SLOT,  511 * SLOT,   512 * SLOT,   65279 * SLOT,
-        65280 * SLOT, 65535 * SLOT, 65536 * SLOT, 65537 * SLOT, 131072 * SLOT, 70000 * SLOT + 3,
+        0,
+        1,
+        SLOT - 1,
+        SLOT,
+        SLOT + 1,
+        254 * SLOT,
+        255 * SLOT,
+        256 * SLOT,
+        257 * SLOT,
+        511 * SLOT,
+        512 * SLOT,
+        65279 * SLOT,
+        65280 * SLOT,
+        65535 * SLOT,
+        65536 * SLOT,
+        65537 * SLOT,
+        131072 * SLOT,
+        70000 * SLOT + 3,
     };
     static tm_wheel wheel;
     for (size_t s = 0; s < sizeof starts / sizeof *starts; s++) {

@@ -126,6 +126,13 @@ void tm_engine_command(tumen_engine *engine, tm_command *command)
     tm_engine_wake(engine);
 }
 
+void tm_engine_forget(tumen_engine *engine, tm_command *command)
+{
+    pthread_mutex_lock(&engine->command_lock);
+    tm_list_remove(&command->link);
+    pthread_mutex_unlock(&engine->command_lock);
+}
+
 static tm_command *engine_next_command(tumen_engine *engine)
 {
     pthread_mutex_lock(&engine->command_lock);

@@ -94,6 +94,8 @@ bool tm_sock_close(tm_sock *sock, bool abort);
 
 /* Queues a command and wakes the engine. Any thread. */
 void tm_engine_command(tumen_engine *engine, tm_command *command);
+/* Takes a command out of the queue if it waits there: before its memory goes. */
+void tm_engine_forget(tumen_engine *engine, tm_command *command);
 /* Runs something inside the engine, between or in its turns, and waits for it. Not from inside one. */
 void tm_engine_call(tumen_engine *engine, void (*run)(void *ctx), void *ctx);
 /* Makes the engine look at its dirty connections soon. Any thread. */

@@ -477,9 +477,16 @@ static bool node_stopped(tumen_node *node)
     return stopped;
 }
 
+/* Nothing of the engine leads to the node any more, commands that nobody will run included. */
 static void node_unlink(void *ctx)
 {
     tumen_node *node = ctx;
+    size_t position = 0;
+    tm_engine_forget(node->engine, &node->stop_command);
+    tm_node_lock_engine(node);
+    for (tm_peer *peer; (peer = tm_map_next(&node->peers, &position));)
+        tm_engine_forget(node->engine, &peer->connect);
+    tm_node_unlock(node);
     tm_list_remove(&node->link);
 }
 

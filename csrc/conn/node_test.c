@@ -548,6 +548,26 @@ static void an_engine_ends_with_its_nodes_open(void **state)
     close_engine(engine);
 }
 
+static void a_stopped_node_takes_its_commands_with_it(void **state)
+{
+    (void)state;
+    tumen_engine *engine = open_engine();
+    side a = open_side(engine, "a@127.0.0.1", TUMEN_EPMD_NONE, 0);
+    assert_int_equal(tumen_node_stop(a.node), 0);
+    await_event(&a, TUMEN_EVENT_STOPPED);
+    term t = {.len = 0};
+    put_int(&t, 1);
+    tumen_target target = name_target("b@127.0.0.1", "x");
+    assert_int_equal(tumen_send(a.node, 0, &target, whole(&t), 0), 0);
+    assert_int_equal(tumen_node_stop(a.node), 0);
+    close_side(&a);
+    side b = open_side(engine, "b@127.0.0.1", TUMEN_EPMD_NONE, 0);
+    assert_int_equal(tumen_node_stop(b.node), 0);
+    await_event(&b, TUMEN_EVENT_STOPPED);
+    close_side(&b);
+    close_engine(engine);
+}
+
 static void refuses_what_makes_no_sense(void **state)
 {
     pair *p = *state;
@@ -602,6 +622,7 @@ static int run_all(const char *name)
         cmocka_unit_test(both_dialling_at_once_gives_one_connection),
         cmocka_unit_test(a_deadline_does_not_start_before_its_handshake),
         cmocka_unit_test(an_engine_ends_with_its_nodes_open),
+        cmocka_unit_test(a_stopped_node_takes_its_commands_with_it),
         WITH_PAIR(refuses_what_makes_no_sense),
         WITH_PAIR(a_forked_child_is_refused_and_the_parent_goes_on),
     };

@@ -38,7 +38,7 @@ import weakref
 from tumen import errors
 from tumen._term import Binary, ImproperList
 
-cdef extern from "etf/inline.h" nogil:
+cdef extern from "csrc/etf/inline.h" nogil:
     void tm_buf_fini(tm_buf *buf)
 
 cdef extern from "Python.h":
@@ -1383,7 +1383,7 @@ cdef class NextMessage:
 
     def __next__(self):
         """Runs from the slots that are set below; here for the table of methods alone."""
-        raise NotImplementedError
+        raise RuntimeError("the slots run, not this")
 
     # True: value is the message; False: it is what the task is to wait for, None for a mere turn.
     cdef bint step(self, PyObject **value) except -1:

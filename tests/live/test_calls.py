@@ -47,6 +47,7 @@ async def test_ping_goes_both_ways(node: tumen.Node, shared_beam: peers.Beam) ->
     assert not await node.ping("nobody@127.0.0.1")
 
 
+@pytest.mark.sanitizer
 async def test_beam_calls_python(node: tumen.Node, shared_beam: peers.Beam) -> None:
     result = await shared_beam.eval("gen_server:call({counter, N}, {add, 5})", N=Atom(node.name))
     assert result == 15
@@ -67,6 +68,7 @@ async def test_beam_casts_and_sends_in_order(node: tumen.Node, shared_beam: peer
     assert result == [(b"cast", 1), (b"info", (Atom("two"), [3])), (b"cast", 4)]
 
 
+@pytest.mark.sanitizer
 async def test_beam_sees_timeout_crash_and_noproc_as_from_a_beam(
     node: tumen.Node, shared_beam: peers.Beam
 ) -> None:
@@ -168,6 +170,7 @@ async def test_sixteen_callers_from_each_side_get_their_own_answers(
     node.exit(server, Atom("kill"))
 
 
+@pytest.mark.sanitizer
 async def test_messages_of_all_sizes_arrive_whole(
     node: tumen.Node, shared_beam: peers.Beam
 ) -> None:

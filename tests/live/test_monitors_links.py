@@ -11,7 +11,7 @@ import pytest_asyncio
 
 import peers
 import tumen
-from nodes import make_node
+from nodes import make_node, next_event
 from tumen import Atom
 
 pytestmark = pytest.mark.asyncio
@@ -118,6 +118,7 @@ async def test_demonitored_beam_process_ends_unseen(
         await proc.receive(timeout=0.05)
 
 
+@pytest.mark.sanitizer
 async def test_killed_beam_is_noconnection_and_nodedown(node: tumen.Node, beam: peers.Beam) -> None:
     pid = await beam.eval(FOREVER)
     _, proc = await Mailbox.open(node)
@@ -131,8 +132,7 @@ async def test_killed_beam_is_noconnection_and_nodedown(node: tumen.Node, beam: 
     noconnection = Atom("noconnection")
     assert (Atom("DOWN"), ref, Atom("process"), pid, noconnection) in got
     assert (Atom("EXIT"), pid, noconnection) in got
-    down = await anext(events)
-    assert isinstance(down, tumen.events.NodeDown)
+    down = await next_event(events, tumen.events.NodeDown)
     assert down.node == beam.name
     assert down.lost == 0
 
@@ -154,6 +154,7 @@ async def test_link_to_python_breaks_with_its_crash(
     assert error[:2] == (Atom("python_error"), b"builtins.ValueError")
 
 
+@pytest.mark.sanitizer
 async def test_link_to_a_beam_process_takes_python_along(
     node: tumen.Node, shared_beam: peers.Beam
 ) -> None:
