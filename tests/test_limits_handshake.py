@@ -40,7 +40,7 @@ async def test_half_open_connections_are_counted_and_the_oldest_goes(backend: st
             assert len(s.seen(events.HandshakeFailed)) == 1
             # Fewer from now on: the next one to come finds all old ones gone but one.
             s.node.set_limits(half_open_count_max=2)
-            two.shake()
+            two.shake().ping()
             assert two.name in s.node.nodes()
 
 
@@ -55,4 +55,5 @@ async def test_handshake_time_can_be_changed_while_running(backend: str) -> None
             assert await asyncio.to_thread(hurried.closed)
             assert 0.27 <= time.monotonic() - start < 0.3 + 0.5 * PATIENCE
             # The deadline of one that is under way is what it was.
-            assert patient.shake().name in s.node.nodes()
+            patient.shake().ping()
+            assert patient.name in s.node.nodes()
