@@ -118,7 +118,9 @@ def test_a_beam_that_cannot_start_is_told_and_fails(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
 def test_nothing_is_left_when_it_is_ended(number: int) -> None:
-    command = [sys.executable, "-m", "tumen", "demo", "--seconds", "60"]
+    # A run in the background of a script ignores SIGINT, and so would its children.
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "tumen", "demo"]
+    command += ["--seconds", "60"]
     if shutil.which("erl") is None:
         command.append("--no-beam")
     process = subprocess.Popen(
