@@ -352,7 +352,7 @@ def core_library(root: Path) -> Path | None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--library", type=Path, default=core_library(ROOT))
+    parser.add_argument("--library", dest="archive", type=Path, default=core_library(ROOT))
     parser.add_argument("--lengths", action="store_true", help="list what is too long")
     args = parser.parse_args(argv)
     tree = Tree.load(ROOT)
@@ -362,10 +362,10 @@ def main(argv: list[str] | None = None) -> int:
     for rule, count in sorted(Counter(finding.rule for finding in lengths).items()):
         print(f"tidy: {count} over the length of {rule}, reported only (--lengths lists them)")
     found = findings(tree)
-    if args.library is None:
+    if args.archive is None:
         print("tidy: no libtumen_core.a below build/; `make test-c` makes one", file=sys.stderr)
         return 1
-    found += check_globals(args.library)
+    found += check_globals(args.archive)
     for finding in found:
         print(finding)
     print(f"tidy: {len(tree.files)} files, {len(found)} findings")
