@@ -290,6 +290,9 @@ TUMEN_API int tumen_monitor(tumen_node *node, tumen_key watcher, const tumen_tar
                             unsigned flags, tumen_ref *ref);
 /* 1 when it was there, else 0: afterwards neither DOWN nor reply is delivered for ref. */
 TUMEN_API int tumen_demonitor(tumen_node *node, tumen_key watcher, const tumen_ref *ref);
+/* 1 while a monitor with this reference, held by a process of any node, stands on the process key, else
+ * 0. A gen_server caller that gives up ends its monitor: its call need not start any more. */
+TUMEN_API int tumen_watched(tumen_node *node, tumen_key key, const tumen_ref *ref);
 TUMEN_API int tumen_link(tumen_node *node, tumen_key key, const tumen_pid *to);
 TUMEN_API int tumen_unlink(tumen_node *node, tumen_key key, const tumen_pid *to);
 /* exit(To, Reason), reason a term. */

@@ -368,6 +368,16 @@ int tumen_demonitor(tumen_node *node, tumen_key watcher, const tumen_ref *ref)
     return was;
 }
 
+int tumen_watched(tumen_node *node, tumen_key key, const tumen_ref *ref)
+{
+    RETURN_UNLESS_USABLE(node);
+    tm_ref given = tm_private_ref(ref);
+    tm_node_lock(node);
+    bool is = tm_procs_watched(node->procs, key, &given);
+    tm_node_unlock(node);
+    return is;
+}
+
 int tumen_link(tumen_node *node, tumen_key key, const tumen_pid *to)
 {
     RETURN_UNLESS_USABLE(node);

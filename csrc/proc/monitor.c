@@ -314,6 +314,21 @@ int tm_procs_on_demonitor(tm_procs *procs, const tm_pid *from, const tm_ref *ref
     return tm_procs_leave(procs, 0);
 }
 
+bool tm_procs_watched(const tm_procs *procs, tm_proc_key key, const tm_ref *ref)
+{
+    const tm_process *process = tm_process_get(procs, key);
+    if (!process) return false;
+    if (tm_procs_is_local(procs, ref->node)) {
+        const tm_handle *handle = tm_handle_find(procs, ref);
+        return handle && handle->target == process;
+    }
+    const tm_remote *peer = tm_remote_find(procs, ref->node);
+    if (!peer) return false;
+    tm_watch_key watch_key = tm_watch_key_of(peer, ref);
+    const tm_watch *watch = tm_map_get(&procs->watches, tm_bytes_of(&watch_key, sizeof watch_key));
+    return watch && watch->target == process;
+}
+
 int tm_procs_on_monitor_exit(tm_procs *procs, tm_bytes node, const tm_pid *to, const tm_ref *ref,
                              tm_bytes reason)
 {

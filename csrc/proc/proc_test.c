@@ -204,6 +204,28 @@ static void demonitor_ends_a_peers_monitor_and_an_unknown_one_is_ignored(void **
     expect(f, "");
 }
 
+static void process_is_watched_from_monitor_to_demonitor(void **state)
+{
+    fixture *f = *state;
+    tm_proc_key key = spawn(f), other = spawn(f);
+    tm_ref theirs = peer_ref(B, 100);
+    assert_false(tm_procs_watched(f->procs, key, &theirs));
+    on_monitor_ok(f, peer_pid(B, 50), tm_target_pid(pid_of(f, key)), 100);
+    assert_true(tm_procs_watched(f->procs, key, &theirs));
+    assert_false(tm_procs_watched(f->procs, other, &theirs));
+    assert_true(on_demonitor_ok(f, peer_pid(B, 50), 100) == 0);
+    assert_false(tm_procs_watched(f->procs, key, &theirs));
+
+    tm_ref ours = monitor_ok(f, other, tm_target_pid(pid_of(f, key)), 0);
+    assert_true(tm_procs_watched(f->procs, key, &ours));
+    assert_true(tm_procs_demonitor(f->procs, other, &ours));
+    assert_false(tm_procs_watched(f->procs, key, &ours));
+
+    on_monitor_ok(f, peer_pid(B, 50), tm_target_pid(pid_of(f, key)), 100);
+    tm_procs_node_down(f->procs, B);
+    assert_false(tm_procs_watched(f->procs, key, &theirs));
+}
+
 static void same_reference_twice_is_one_monitor(void **state)
 {
     fixture *f = *state;
@@ -629,6 +651,7 @@ int main(void)
         TEST(peers_monitor_by_name_ends_under_that_name),
         TEST(peers_monitor_of_nobody_gets_noproc_for_the_item_as_asked),
         TEST(demonitor_ends_a_peers_monitor_and_an_unknown_one_is_ignored),
+        TEST(process_is_watched_from_monitor_to_demonitor),
         TEST(same_reference_twice_is_one_monitor),
         TEST(references_of_any_length_keep_monitors_apart),
         TEST(monitor_with_a_reference_of_another_node_is_ignored),

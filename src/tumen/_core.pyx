@@ -951,6 +951,15 @@ cdef class CoreNode:
         self.sent()
         return rc == 1
 
+    def watched(self, tumen_key key, Reference ref not None):
+        """Whether a monitor with this reference, held by a process of any node, stands on the
+        process. Any thread."""
+        cdef tumen_ref inner = ref_c(ref)
+        cdef int rc = tumen_watched(self.get(), key, &inner)
+        if rc < 0:
+            raise_for(rc, None, "watched")
+        return rc == 1
+
     def link(self, tumen_key key, Pid pid not None):
         cdef tumen_pid to = pid_c(pid)
         self.check_sent(tumen_link(self.get(), key, &to), pid)

@@ -218,6 +218,7 @@ cdef extern from "csrc/tumen.h" nogil:
 
     int tumen_monitor(tumen_node *node, tumen_key watcher, const tumen_target *target, unsigned int flags, tumen_ref *ref) noexcept
     int tumen_demonitor(tumen_node *node, tumen_key watcher, const tumen_ref *ref) noexcept
+    int tumen_watched(tumen_node *node, tumen_key key, const tumen_ref *ref) noexcept
     int tumen_link(tumen_node *node, tumen_key key, const tumen_pid *to) noexcept
     int tumen_unlink(tumen_node *node, tumen_key key, const tumen_pid *to) noexcept
     int tumen_exit_signal(tumen_node *node, tumen_key, const tumen_pid *to, tumen_bytes reason) noexcept

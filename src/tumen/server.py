@@ -52,13 +52,13 @@ class Stop:
 class Caller:
     """Who made a call, and how to answer: `pid`, and `reply`."""
 
-    __slots__ = ("_address", "_process", "_tag", "_times_up", "pid")
+    __slots__ = ("_address", "_monitor", "_process", "_tag", "_times_up", "pid")
 
     def __init__(self, process: GenServer, pid: Pid, tag: Any) -> None:
         self.pid = pid
         self._process = process
         self._tag = tag
-        self._address = _reply_address(pid, tag)
+        self._address, self._monitor = _reply_address(pid, tag)
         self._times_up = process._home.core.times_up(pid.node)
 
     def reply(self, value: Any) -> None:
@@ -72,9 +72,14 @@ class Caller:
 
     @property
     def abandoned(self) -> bool:
-        """True once it is certain that nobody waits for this reply any more: the caller's
-        connection has gone. A caller that gives up by its timeout alone is not seen yet."""
-        node, core = self.pid.node, self._process._home.core
+        """True once it is certain that nobody waits for this reply any more: the caller has given
+        up or has ended (gen_server:call watches the server for as long as it waits), or its
+        connection has gone. Of a caller that does not watch, only the connection is known. Any
+        thread."""
+        process = self._process
+        node, core = self.pid.node, process._home.core
+        if self._monitor is not None:
+            return not core.watched(process._key, self._monitor)
         if node == core.own:
             return False
         return not core.is_up(node) or core.times_up(node) != self._times_up
@@ -174,7 +179,7 @@ class GenServer(Process):
                 if kind == _GEN_CALL and len(message) == 3 and _is_from(message[1]):
                     function, arity = "handle_call", 2
                     caller = Caller(self, *message[1])
-                    result = self._invoke(self.handle_call, message[2], caller)
+                    result = self._begin_call(message[2], caller)
                 elif kind == _GEN_CAST and len(message) == 2:
                     function, arity = "handle_cast", 1
                     result = self._invoke(self.handle_cast, message[1])
@@ -195,6 +200,24 @@ class GenServer(Process):
                 _log.error("%r crashed in %s/%d", self, function, arity, exc_info=error)
             return exit_reason(error, function, arity)
         return NORMAL
+
+    def _begin_call(self, request: Any, caller: Caller) -> Any:
+        """Runs `handle_call`, unless the caller has given up while the request waited."""
+        if caller.abandoned:
+            return self._not_begun(caller)
+        handler = self.handle_call
+        if not getattr(handler, "tumen_blocking", False):
+            return handler(request, caller)
+
+        def run() -> Any:
+            # It may have waited for a thread of the pool too.
+            return self._not_begun(caller) if caller.abandoned else handler(request, caller)
+
+        return self._home.in_pool(run, ())
+
+    def _not_begun(self, caller: Caller) -> type[NoReply]:
+        _log.debug("%r: a call of %r was not begun: nobody waits for it", self, caller)
+        return NoReply
 
     async def _reply(self, caller: Caller, result: Any) -> None:
         """Answers a call with what its handler has returned."""
@@ -248,12 +271,20 @@ def _is_from(value: Any) -> bool:
     return type(value) is tuple and len(value) == 2 and isinstance(value[0], Pid)
 
 
-def _reply_address(pid: Pid, tag: Any) -> Pid | Reference:
-    """Where a reply goes: the tags `[alias|Ref]` and `[[alias|Ref]|Mon]` name a reply alias."""
+def _reply_address(pid: Pid, tag: Any) -> tuple[Pid | Reference, Reference | None]:
+    """Where a reply goes, and the monitor that stands for as long as the caller waits.
+
+    The tag `[alias|Ref]` of gen:call names an alias that is the monitor too, `[[alias|Ref]|Mon]` of
+    multi_call an alias and a monitor.
+    """
     alias = _alias(tag)
-    if alias is None and isinstance(tag, ImproperList):
+    if alias is not None:
+        return alias, alias
+    if isinstance(tag, ImproperList):
         alias = _alias(tag.items[0])
-    return pid if alias is None else alias
+        if alias is not None and isinstance(tag.tail, Reference):
+            return alias, tag.tail
+    return pid, None
 
 
 def _alias(place: Any) -> Reference | None:

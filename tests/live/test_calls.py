@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -263,3 +265,48 @@ async def test_dynamic_name_is_given_by_the_first_beam(
         assert await shared_beam.eval("net_adm:ping(N)", N=Atom(node.name)) == Atom("pong")
         source = "gen_server:call({counter, N}, get)"
         assert await shared_beam.eval(source, N=Atom(node.name)) == 7
+
+
+class Gate(tumen.GenServer):
+    """Its first call waits inside until its caller has gone."""
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+        self.inside = threading.Event()
+
+    def _enter(self, number: int, caller: tumen.Caller) -> int:
+        self.begun.append(number)
+        if number == 1:
+            self.inside.set()
+            deadline = time.monotonic() + 30
+            while not caller.abandoned and time.monotonic() < deadline:
+                time.sleep(0.001)
+        return number
+
+
+class BlockingGate(Gate):
+    @tumen.blocking
+    def handle_call(self, request: Any, caller: tumen.Caller) -> Any:  # type: ignore[override]
+        return self._enter(request, caller)
+
+
+class AsyncGate(Gate):
+    async def handle_call(self, request: Any, caller: tumen.Caller) -> Any:
+        return await asyncio.to_thread(self._enter, request, caller)
+
+
+@pytest.mark.parametrize("kind", [BlockingGate, AsyncGate])
+async def test_call_whose_caller_gave_up_never_starts_and_a_running_one_can_see_it(
+    node: tumen.Node, shared_beam: peers.Beam, kind: type[Gate]
+) -> None:
+    pid = await node.start_server(kind)
+    gate = node._running._servers[pid.id | pid.serial << 32]
+    assert isinstance(gate, Gate)
+    caller = await shared_beam.eval("spawn(fun() -> gen_server:call(P, 1, infinity) end)", P=pid)
+    assert await asyncio.to_thread(gate.inside.wait, 10)
+    late = await shared_beam.eval(UNSAFE + "[Call(P, I, 50) || I <- [2, 3]]", P=pid)
+    assert [outcome[0] for outcome in late] == [Atom("exit")] * 2
+    assert gate.begun == [1]
+    await shared_beam.eval("exit(P, kill)", P=caller)
+    assert await shared_beam.eval("gen_server:call(P, 4)", P=pid) == 4
+    assert gate.begun == [1, 4]
