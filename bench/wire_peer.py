@@ -15,7 +15,7 @@ import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from tumen import App, Atom, Busy, GenServer, Node
+from tumen import App, Atom, Busy, GenServer, Limits, Node
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -29,6 +29,9 @@ CLOCK_STRIDE = 16
 SEND_STRIDE = 64
 # Messages of at least this size are sent one a turn.
 LARGE_BYTES = 65536
+# A flood may wait in memory as on a BEAM, whose mailboxes have no bound: bytes of one test of
+# a few seconds.
+FLOOD_BYTES_MAX = 8 << 30
 
 START = Atom("start")
 STARTED = Atom("started")
@@ -203,7 +206,8 @@ async def in_process(node: Node, test: Callable[..., Awaitable[Any]], *args: Any
 async def main(name: str, backend: str, driver: Any) -> None:
     """Starts the node, says so, and obeys until standard input ends."""
     options: dict[str, Any] = {} if driver == "loop" else {"backend": backend}
-    async with Node(name, app=app, driver=driver, epmd="client", **options) as node:
+    limits = Limits(mailbox_bytes_max=FLOOD_BYTES_MAX, inbox_bytes_max=FLOOD_BYTES_MAX)
+    async with Node(name, app=app, driver=driver, epmd="client", limits=limits, **options) as node:
         node.spawn(sink, name="bench_sink")
         node.spawn(echo, name="bench_echo")
         hello = {
