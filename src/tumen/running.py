@@ -44,6 +44,7 @@ from .options import (
 from .pool import Pool
 from .process import Process
 from .reasons import NO_CONNECTION, NORMAL, SHUTDOWN
+from .services import Services
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ class Running:
         self.room = calls.Room(self.core)
         self.pool = Pool(limits.pool_threads_max, limits.pool_waiting_count_max, options.name)
         self.workers = Workers(self.core, exposures, self.pool)
+        self.services = Services(self)
 
     def _make_engine(self) -> Engine:
         options = self.options
@@ -149,6 +151,7 @@ class Running:
             await self._wait_registered()
 
     async def _start_servers(self) -> None:
+        await self.services.start()
         for spec in self._specs:
             await self.start_server(spec.kind, spec.args, spec.name)
 
@@ -347,11 +350,13 @@ class Running:
 
     def _up(self, event: CoreEvent) -> None:
         self._connected(event.node, None)
+        self.services.node_up(event.node, event.number == 1)
         self._tell(events.NodeUp(event.node, event.number == 1))
 
     def _down(self, event: CoreEvent) -> None:
         self._connected(event.node, _failure(event))
         self.room.open(event.node)
+        self.services.node_down(event.node)
         self._tell(events.NodeDown(event.node, _reason(event), event.number))
 
     def _connect_failed(self, event: CoreEvent) -> None:
