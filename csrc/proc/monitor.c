@@ -314,7 +314,7 @@ int tm_procs_on_demonitor(tm_procs *procs, const tm_pid *from, const tm_ref *ref
     return tm_procs_leave(procs, 0);
 }
 
-bool tm_procs_watched(const tm_procs *procs, tm_proc_key key, const tm_ref *ref)
+bool tm_procs_watched(tm_procs *procs, tm_proc_key key, const tm_ref *ref)
 {
     const tm_process *process = tm_process_get(procs, key);
     if (!process) return false;

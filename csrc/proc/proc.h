@@ -225,7 +225,7 @@ TM_MUST_CHECK int tm_procs_on_demonitor(tm_procs *procs, const tm_pid *from, con
                                         tm_proc_key *abandoned);
 /* Whether a monitor with this reference, of a process of any node, stands on the process: until then
  * somebody waits for the reply of a call that came with it. */
-bool tm_procs_watched(const tm_procs *procs, tm_proc_key key, const tm_ref *ref);
+bool tm_procs_watched(tm_procs *procs, tm_proc_key key, const tm_ref *ref);
 /* Ignored unless node is the one that was asked to watch. */
 TM_MUST_CHECK int tm_procs_on_monitor_exit(tm_procs *procs, tm_bytes node, const tm_pid *to,
                                            const tm_ref *ref, tm_bytes reason);
