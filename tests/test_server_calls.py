@@ -306,24 +306,6 @@ async def test_reply_that_comes_to_the_pid_ends_the_call(backend: str) -> None:
         assert all(message[1] in (b"not yours", b"too late") for message in rest)
 
 
-async def test_system_message_is_answered_with_an_error(backend: str) -> None:
-    result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-    async def main(proc: tumen.Process, server: tumen.Pid) -> None:
-        ref = proc._home.core.make_ref()
-        proc.send(server, (Atom("system"), (proc.pid, ref), Atom("get_state")))
-        result.set_result(
-            await proc.receive()
-            == (ref, (Atom("error"), (Atom("unknown_system_msg"), Atom("get_state"))))
-        )
-
-    async with make_node() as node:
-        pid = await node.start_server(Counter)
-        node.spawn(main, pid)
-        assert await result
-        assert await node.call(pid, Atom("get")) == 0
-
-
 @pytest.mark.parametrize(
     "message",
     [

@@ -31,6 +31,7 @@ from ._core import (
     error_for,
     error_text,
 )
+from ._term import Atom
 from .driver import LoopDriver
 from .errors import NameClash, TumenError
 from .options import (
@@ -50,7 +51,7 @@ from .workers import Workers
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
-    from ._term import Atom, Pid, Reference
+    from ._term import Pid, Reference
     from .app import Exposures, ServerSpec
     from .calls import Destination
     from .node import Node
@@ -89,6 +90,7 @@ class Running:
         self.loop = asyncio.get_running_loop()
         self.streams: weakref.WeakSet[events.EventStream] = weakref.WeakSet()
         self.connecting: dict[str, list[asyncio.Future[None]]] = {}
+        self.exposures = exposures
         self._specs = servers
         self._servers: dict[int, GenServer] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -209,9 +211,23 @@ class Running:
     async def start_server(
         self, kind: type[GenServer], args: tuple[Any, ...], name: str | Atom | None
     ) -> Pid:
+        return (await self.start_child(kind, args, name, None)).pid
+
+    async def start_child(
+        self,
+        kind: type[GenServer],
+        args: tuple[Any, ...],
+        name: str | Atom | None,
+        parent: GenServer | None,
+    ) -> GenServer:
+        """A server after its `init`; linked to `parent`, its supervisor, from the beginning."""
         server = kind()
         started: asyncio.Future[None] = self.loop.create_future()
         self._attach(server, name)
+        server._name = Atom(name) if isinstance(name, str) else name
+        if parent is not None:
+            server._parent = parent
+            parent.link(server.pid)
         self._servers[server._key] = server
         task = self._run(server, server._serve(args, started))
 
@@ -225,7 +241,7 @@ class Running:
         except asyncio.CancelledError:
             task.cancel()
             raise
-        return server.pid
+        return server
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs a coroutine of our own until it ends or the node stops."""
@@ -278,7 +294,9 @@ class Running:
         """Servers in reverse order, all other processes, peers' calls, then the node itself."""
         try:
             me = asyncio.current_task()
-            for server in reversed(list(self._servers.values())):
+            # Those below a supervisor are ended by it.
+            top = [server for server in self._servers.values() if server._parent is None]
+            for server in reversed(top):
                 await self._cancel({server._task} - {me, None})
             await self._cancel(self._tasks - {me})
             await self.workers.stop()

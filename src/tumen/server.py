@@ -8,9 +8,10 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from . import system
 from ._term import Atom, ImproperList, Pid, Reference
 from .calls import send_wait
-from .errors import Busy, Exit, ServerDied
+from .errors import Busy, EncodeError, Exit, LimitExceeded, ServerDied
 from .process import Process
 from .reasons import NORMAL, SHUTDOWN, exit_reason
 
@@ -27,8 +28,7 @@ _GEN_CALL: Final = Atom("$gen_call")
 _GEN_CAST: Final = Atom("$gen_cast")
 _ALIAS: Final = Atom("alias")
 _SYSTEM: Final = Atom("system")
-_ERROR: Final = Atom("error")
-_UNKNOWN_SYSTEM_MSG: Final = Atom("unknown_system_msg")
+_EXIT: Final = Atom("EXIT")
 
 
 class NoReply:
@@ -102,7 +102,19 @@ class GenServer(Process):
     `blocking`. One runs at a time; messages keep their order. An exception in a handler ends the
     server as it does on a BEAM: its callers see that reason. The methods of `Process` are the
     server's own.
+
+    System messages (`sys:get_state`, `sys:suspend`, `gen_server:stop` …) are answered as a
+    gen_server of OTP answers them; see `format_state`. While it is suspended, a server handles
+    nothing else.
     """
+
+    # The supervisor that has started it, and its name then; what `sys` has turned on.
+    _parent: GenServer | None = None
+    _name: Atom | None = None
+    _suspended = False
+    _debug: system.Debug | None = None
+    # Its supervisor ends it, and sees to it that it does not take too long.
+    _unhurried = False
 
     # -- to be overridden
 
@@ -123,7 +135,19 @@ class GenServer(Process):
 
     async def terminate(self, reason: Any) -> None:
         """Runs last, unless a signal has killed the server: the node stops, a handler returned
-        `Stop` or raised. Has `Limits.shutdown_time_ms` when the node stops."""
+        `Stop` or raised, its supervisor or `gen_server:stop` has ended it.
+
+        Has `Limits.shutdown_time_ms` when the node stops, and what its child spec says when its
+        supervisor ends it.
+        """
+
+    def format_state(self) -> Any:
+        """What `sys:get_state` and `sys:get_status` of a BEAM show: a term.
+
+        By default a map of the public attributes; for objects that have no term their `repr`. To
+        be overridden by a plain ``def`` that is quick: it runs between two messages.
+        """
+        return system.attributes(self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.pid!r}>"
@@ -145,7 +169,7 @@ class GenServer(Process):
 
     async def _init(self, args: tuple[Any, ...], started: asyncio.Future[None]) -> bool:
         try:
-            result = await self._run(self.init, *args)
+            result = await self._begin(args)
         except Exception as error:
             self._start_failed(started, exit_reason(error, "init", 1), error)
             return False
@@ -155,6 +179,9 @@ class GenServer(Process):
         if not started.done():
             started.set_result(None)
         return True
+
+    async def _begin(self, args: tuple[Any, ...]) -> Any:
+        return await self._run(self.init, *args)
 
     def _start_failed(
         self, started: asyncio.Future[None], reason: Any, cause: Exception | None
@@ -175,19 +202,31 @@ class GenServer(Process):
         try:
             async for message in self:
                 kind = message[0] if type(message) is tuple and message else None
+                debug = self._debug
                 caller = None
                 if kind == _GEN_CALL and len(message) == 3 and _is_from(message[1]):
                     function, arity = "handle_call", 2
+                    if debug is not None:
+                        debug.received(self, message)
                     caller = Caller(self, *message[1])
                     result = self._begin_call(message[2], caller)
                 elif kind == _GEN_CAST and len(message) == 2:
                     function, arity = "handle_cast", 1
+                    if debug is not None:
+                        debug.received(self, message)
                     result = self._invoke(self.handle_cast, message[1])
-                elif kind == _SYSTEM and len(message) == 3 and _is_from(message[1]):
-                    caller = Caller(self, *message[1])
-                    result = self._system(message[2])
+                elif kind in (_SYSTEM, _EXIT) and self._is_of_system(message):
+                    function, arity = "handle_system_msg", 1
+                    ended = await self._system(message)
+                    while ended is None and self._suspended:
+                        ended = await self._system(await self.receive(self._is_of_system))
+                    if ended is not None:
+                        return ended[0]
+                    continue
                 else:
                     function, arity = "handle_info", 1
+                    if debug is not None:
+                        debug.received(self, message)
                     result = self._invoke(self.handle_info, message)
                 if hasattr(result, "__await__"):
                     result = await result
@@ -195,6 +234,9 @@ class GenServer(Process):
                     await self._reply(caller, result)
                 if isinstance(result, Stop):
                     return result.reason
+                if debug is not None:
+                    replied = caller is not None and not _is_no_reply(result)
+                    debug.handled(self, message, result, replied=replied)
         except Exception as error:
             if self.alive and not isinstance(error, Exit):
                 _log.error("%r crashed in %s/%d", self, function, arity, exc_info=error)
@@ -221,7 +263,7 @@ class GenServer(Process):
 
     async def _reply(self, caller: Caller, result: Any) -> None:
         """Answers a call with what its handler has returned."""
-        if result is NoReply or isinstance(result, NoReply):
+        if _is_no_reply(result):
             return
         if isinstance(result, Stop):
             if not result.has_reply:
@@ -232,9 +274,32 @@ class GenServer(Process):
         except Busy:
             await send_wait(self._home, caller.pid, lambda: caller.reply(result))
 
-    def _system(self, request: Any) -> Any:
-        _log.debug("%r got the system message %r", self, request)
-        return (_ERROR, (_UNKNOWN_SYSTEM_MSG, request))
+    def _is_of_system(self, message: Any) -> bool:
+        """Whether it is a system message or the exit of the supervisor: all that a suspended
+        server looks at."""
+        if type(message) is not tuple or len(message) != 3:
+            return False
+        if message[0] == _SYSTEM:
+            return _is_from(message[1])
+        parent = self._parent
+        return message[0] == _EXIT and parent is not None and message[1] == parent.pid
+
+    async def _system(self, message: Any) -> tuple[Any] | None:
+        """Handles what `_is_of_system` accepts; ``(reason,)`` when the server ends by it."""
+        kind, origin, request = message
+        if kind == _EXIT:
+            return (request,)
+        caller = Caller(self, *origin)
+        reply, ended = system.answer(self, request)
+        try:
+            await self._reply(caller, reply)
+        except (EncodeError, LimitExceeded) as error:
+            await self._reply(caller, system.state_failed(self, error))
+        return ended
+
+    def _status_extra(self) -> list[Any]:
+        """What `sys:get_status` shows beside the state."""
+        return []
 
     def _invoke(self, handler: Callable[..., Any], *args: Any) -> Any:
         """The result of a handler, or something to be awaited for it."""
@@ -259,12 +324,17 @@ class GenServer(Process):
         if not self.alive:
             return
         try:
-            async with asyncio.timeout(self._home.limits.shutdown_time_ms / 1000):
+            limit = None if self._unhurried else self._home.limits.shutdown_time_ms / 1000
+            async with asyncio.timeout(limit):
                 await self._terminate(SHUTDOWN)
         except TimeoutError:
             _log.error("%r: terminate/1 took too long", self)
         finally:
             self._end(SHUTDOWN)
+
+
+def _is_no_reply(result: Any) -> bool:
+    return result is NoReply or isinstance(result, NoReply)
 
 
 def _is_from(value: Any) -> bool:
