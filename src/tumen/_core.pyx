@@ -1265,6 +1265,11 @@ cdef class CoreProcess:
         """Messages in the mailbox."""
         return PyList_GET_SIZE(self.mail) - self.head
 
+    @property
+    def _asleep(self):
+        """Whether its task waits for mail."""
+        return self.waiter is not None and not self.waiter.done()
+
     def _find(self, match, Py_ssize_t start=0):
         """Place of the first message from `start` on that `match` accepts (None: any), else -1."""
         cdef Py_ssize_t i = start

@@ -167,6 +167,15 @@ class Node:
             self._state = None
             self._stopped.set_result(None)
 
+    async def drain(self, timeout: float = 30.0) -> bool:
+        """Gets ready to stop: the node leaves its process groups, and goes on serving what still
+        comes until it has been idle for half a second. To be followed by `stop`.
+
+        Idle: no call of an exposed function is running, every `GenServer` has an empty mailbox and
+        owes no reply. False when `timeout` seconds were not enough.
+        """
+        return await self._running.drain(timeout)
+
     async def __aenter__(self) -> Self:
         await self.start()
         return self

@@ -69,6 +69,10 @@ _REGISTER_WAIT_S: Final = 5.0
 # So long may queues be written and connections close at the end, seconds: the core itself gives up
 # after 0.5.
 _STOP_WAIT_S: Final = 2.0
+# A draining node is done when no work has come for so long, seconds: who has just been told that we
+# left may have a request under way. And how often it looks.
+_QUIET_S: Final = 0.5
+_DRAIN_LOOK_S: Final = 0.02
 # Processes that do not end when they are cancelled are left alone after this, seconds.
 _TASKS_WAIT_S: Final = 5.0
 
@@ -289,6 +293,21 @@ class Running:
             self.background(self.own_process.send_wait(dest, message))
 
     # -- stop
+
+    async def drain(self, timeout: float) -> bool:
+        """No work is under way any more, and none has come for a while; False: it took too long."""
+        self.services.leave()
+        deadline = self.loop.time() + timeout
+        quiet_from = self.loop.time()
+        while True:
+            now = self.loop.time()
+            if self.workers.busy or any(server._busy for server in self._servers.values()):
+                quiet_from = now
+            elif now - quiet_from >= _QUIET_S:
+                return True
+            if now >= deadline:
+                return False
+            await asyncio.sleep(_DRAIN_LOOK_S)
 
     async def stop(self) -> None:
         """Servers in reverse order, all other processes, peers' calls, then the node itself."""

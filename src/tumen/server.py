@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from . import system
@@ -31,6 +32,14 @@ _SYSTEM: Final = Atom("system")
 _EXIT: Final = Atom("EXIT")
 
 
+# Calls looked at for the newest while callers give up faster than they are served. They count as
+# taken from the mailbox, so there are few; and enough that what is taken has time left: so many
+# calls come while the next ones are handled.
+_NEWEST_OF_COUNT: Final = 64
+# Without a turn of the loop no mail comes in: seconds until the loop gets one.
+_TURN_S: Final = 0.001
+
+
 class NoReply:
     """Returned by `handle_call`: the reply will come later, by ``caller.reply``."""
 
@@ -52,7 +61,9 @@ class Stop:
 class Caller:
     """Who made a call, and how to answer: `pid`, and `reply`."""
 
-    __slots__ = ("_address", "_monitor", "_process", "_tag", "_times_up", "pid")
+    __slots__ = (
+        "__weakref__", "_address", "_monitor", "_process", "_tag", "_times_up", "pid", "replied"
+    )
 
     def __init__(self, process: GenServer, pid: Pid, tag: Any) -> None:
         self.pid = pid
@@ -60,6 +71,8 @@ class Caller:
         self._tag = tag
         self._address, self._monitor = _reply_address(pid, tag)
         self._times_up = process._home.core.times_up(pid.node)
+        # Whether `reply` was called.
+        self.replied = False
 
     def reply(self, value: Any) -> None:
         """Answers the call; also after the handler has returned `NoReply`, from any coroutine.
@@ -69,6 +82,7 @@ class Caller:
         """
         server = self._process
         server._home.core.send(server._key, self._address, (self._tag, value), control=True)
+        self.replied = True
 
     @property
     def abandoned(self) -> bool:
@@ -115,6 +129,8 @@ class GenServer(Process):
     _debug: system.Debug | None = None
     # Its supervisor ends it, and sees to it that it does not take too long.
     _unhurried = False
+    # Callers whose handler returned NoReply.
+    _owed: weakref.WeakSet[Caller] | None = None
 
     # -- to be overridden
 
@@ -246,7 +262,58 @@ class GenServer(Process):
     def _begin_call(self, request: Any, caller: Caller) -> Any:
         """Runs `handle_call`, unless the caller has given up while the request waited."""
         if caller.abandoned:
-            return self._not_begun(caller)
+            self._not_begun(caller)
+            return self._newest_first()
+        return self._handle_call(request, caller)
+
+    async def _newest_first(self) -> Any:
+        """Serves the calls that wait, the newest first, until none does; NoReply, or a Stop.
+
+        A caller has given up while its call waited: calls come faster than they can be handled.
+        In the order of their arrival each would begin just before its caller gives up too, and all
+        the work would be for nobody. No call overtakes another message, nor one of the same
+        process: between different callers there is no order to be kept.
+        """
+        waiting: dict[Pid, Any] = {}
+        turn = self._home.loop.time()
+        while True:
+            self._gather_calls(waiting)
+            if not waiting:
+                return NoReply
+            _, message = waiting.popitem()
+            caller = Caller(self, *message[1])
+            if caller.abandoned:
+                self._not_begun(caller)
+                continue
+            if self._debug is not None:
+                self._debug.received(self, message)
+            result = self._handle_call(message[2], caller)
+            if hasattr(result, "__await__"):
+                result = await result
+            await self._reply(caller, result)
+            if isinstance(result, Stop):
+                return Stop(result.reason)
+            if self._home.loop.time() - turn > _TURN_S:
+                await asyncio.sleep(0)
+                turn = self._home.loop.time()
+
+    def _gather_calls(self, waiting: dict[Pid, Any]) -> None:
+        """Takes the calls at the head of the mailbox, up to the first message of another kind."""
+        found: Any = None
+
+        def is_call(message: Any) -> bool:
+            nonlocal found
+            found = message
+            return True
+
+        while len(waiting) < _NEWEST_OF_COUNT and self._find(is_call) == 0:
+            if type(found) is not tuple or len(found) != 3 or found[0] != _GEN_CALL:
+                return
+            if not _is_from(found[1]) or found[1][0] in waiting:
+                return
+            waiting[found[1][0]] = self._remove(0)
+
+    def _handle_call(self, request: Any, caller: Caller) -> Any:
         handler = self.handle_call
         if not getattr(handler, "tumen_blocking", False):
             return handler(request, caller)
@@ -257,6 +324,13 @@ class GenServer(Process):
 
         return self._home.in_pool(run, ())
 
+    @property
+    def _busy(self) -> bool:
+        """Whether something is being handled, or waits for it, or a reply is owed to a caller."""
+        if self._waiting() or not self._asleep:
+            return True
+        return any(not caller.replied and not caller.abandoned for caller in self._owed or ())
+
     def _not_begun(self, caller: Caller) -> type[NoReply]:
         _log.debug("%r: a call of %r was not begun: nobody waits for it", self, caller)
         return NoReply
@@ -264,6 +338,10 @@ class GenServer(Process):
     async def _reply(self, caller: Caller, result: Any) -> None:
         """Answers a call with what its handler has returned."""
         if _is_no_reply(result):
+            if not caller.replied:
+                if self._owed is None:
+                    self._owed = weakref.WeakSet()
+                self._owed.add(caller)
             return
         if isinstance(result, Stop):
             if not result.has_reply:

@@ -121,6 +121,11 @@ class Workers:
         if call.job is not None:
             self._pool.abandon(call.job)
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is running that somebody waits for."""
+        return any(not call.ended for call in self._calls.values())
+
     async def stop(self) -> None:
         """Ends every execution with `shutdown`; a thread that is inside one is not waited for."""
         tasks = []

@@ -42,6 +42,9 @@ class Services:
         for service in self._services:
             await service.start()
 
+    def leave(self) -> None:
+        """The node is about to stop: others are to stop counting on it."""
+
     def node_up(self, name: str, visible: bool) -> None:
         for service in self._services:
             service.node_up(name, visible)
