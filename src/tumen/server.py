@@ -62,7 +62,14 @@ class Caller:
     """Who made a call, and how to answer: `pid`, and `reply`."""
 
     __slots__ = (
-        "__weakref__", "_address", "_monitor", "_process", "_tag", "_times_up", "pid", "replied"
+        "__weakref__",
+        "_address",
+        "_monitor",
+        "_process",
+        "_tag",
+        "_times_up",
+        "pid",
+        "replied",
     )
 
     def __init__(self, process: GenServer, pid: Pid, tag: Any) -> None:
@@ -274,17 +281,13 @@ class GenServer(Process):
         the work would be for nobody. No call overtakes another message, nor one of the same
         process: between different callers there is no order to be kept.
         """
-        waiting: dict[Pid, Any] = {}
+        waiting: dict[Pid, tuple[Caller, Any]] = {}
         turn = self._home.loop.time()
         while True:
             self._gather_calls(waiting)
             if not waiting:
                 return NoReply
-            _, message = waiting.popitem()
-            caller = Caller(self, *message[1])
-            if caller.abandoned:
-                self._not_begun(caller)
-                continue
+            caller, message = waiting.popitem()[1]
             if self._debug is not None:
                 self._debug.received(self, message)
             result = self._handle_call(message[2], caller)
@@ -297,8 +300,10 @@ class GenServer(Process):
                 await asyncio.sleep(0)
                 turn = self._home.loop.time()
 
-    def _gather_calls(self, waiting: dict[Pid, Any]) -> None:
-        """Takes the calls at the head of the mailbox, up to the first message of another kind."""
+    def _gather_calls(self, waiting: dict[Pid, tuple[Caller, Any]]) -> None:
+        """Takes the calls at the head of the mailbox, up to the first message of another kind, and
+        drops those whose callers have given up: the oldest first, so that the newest of what
+        waits here is always so many calls away from that."""
         found: Any = None
 
         def is_call(message: Any) -> bool:
@@ -306,12 +311,17 @@ class GenServer(Process):
             found = message
             return True
 
-        while len(waiting) < _NEWEST_OF_COUNT and self._find(is_call) == 0:
+        while True:
+            while waiting and (oldest := next(iter(waiting.values())))[0].abandoned:
+                self._not_begun(oldest[0])
+                del waiting[oldest[0].pid]
+            if len(waiting) >= _NEWEST_OF_COUNT or self._find(is_call) != 0:
+                return
             if type(found) is not tuple or len(found) != 3 or found[0] != _GEN_CALL:
                 return
             if not _is_from(found[1]) or found[1][0] in waiting:
                 return
-            waiting[found[1][0]] = self._remove(0)
+            waiting[found[1][0]] = (Caller(self, *found[1]), self._remove(0))
 
     def _handle_call(self, request: Any, caller: Caller) -> Any:
         handler = self.handle_call
