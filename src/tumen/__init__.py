@@ -21,6 +21,7 @@ from .errors import (
     AuthError,
     Busy,
     CallTimeout,
+    ChildError,
     DecodeError,
     EncodeError,
     Exit,
@@ -37,6 +38,7 @@ from .node import Monitor, Node
 from .options import Limits
 from .process import Process
 from .server import Caller, GenServer, NoReply, Stop, blocking
+from .supervisor import ChildSpec, Supervisor
 from .workers import current_call
 
 __all__ = [
@@ -48,6 +50,8 @@ __all__ = [
     "Busy",
     "CallTimeout",
     "Caller",
+    "ChildError",
+    "ChildSpec",
     "DecodeError",
     "EncodeError",
     "Exit",
@@ -71,6 +75,7 @@ __all__ = [
     "RemoteError",
     "ServerDied",
     "Stop",
+    "Supervisor",
     "TermMap",
     "TumenError",
     "blocking",

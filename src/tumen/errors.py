@@ -13,6 +13,7 @@
         ├── AuthError                    the handshake failed: cookie, flags or name
         ├── NameClash                    the name is taken
         ├── Busy                         the send queue is above its high water
+        ├── ChildError                   a supervisor refuses: .reason
         ├── ProcessExited                the process that is used here has ended: .reason
         ├── DecodeError                  also a ValueError: malformed bytes: .path .offset
         ├── EncodeError                  also a ValueError: no Erlang term for that: .path
@@ -38,6 +39,7 @@ __all__ = [
     "AuthError",
     "Busy",
     "CallTimeout",
+    "ChildError",
     "DecodeError",
     "EncodeError",
     "Exit",
@@ -168,6 +170,18 @@ class Busy(TumenError):
 
     retriable = True
     hint = "Wait with send_wait(), or for the writable event."
+
+
+class ChildError(TumenError):
+    """A supervisor does not do what it was asked to do with a child.
+
+    `reason` as OTP's supervisor says it: ``not_found``, ``running``, ``restarting``,
+    ``already_present`` or ``{already_started, Pid}``.
+    """
+
+    def __init__(self, message: str = "", *, reason: Any = None, **options: Any) -> None:
+        super().__init__(message, **options)
+        self.reason = reason
 
 
 class ProcessExited(TumenError):

@@ -14,6 +14,7 @@ from .errors import CallTimeout, NoConnection, NoProc, ServerDied, TumenError
 from .info import BackendName, Connection, NodeInfo
 from .options import CORE_LIMITS, Driver, EpmdMode, Limits, NodeOptions
 from .running import Running
+from .supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
@@ -379,6 +380,20 @@ class Node:
         """
         return await self._running.start_server(kind, args, name)
 
+    def supervisor(self, which: Pid | str | Atom) -> Supervisor:
+        """The supervisor with that pid or name on this node, to start and end children. `NoProc`,
+        TypeError when it is no supervisor."""
+        core = self._running.core
+        pid = which if isinstance(which, Pid) else self.whereis(which)
+        found = None
+        if pid is not None and pid.node == core.own:
+            found = core.process(pid.id | pid.serial << 32)
+        if found is None or found.pid != pid:
+            raise NoProc(f"{which!r} is no process of {self.name}", peer=self.name)
+        if not isinstance(found, Supervisor):
+            raise TypeError(f"{which!r} is {found!r}, no supervisor")
+        return found
+
     def register(self, name: str | Atom, pid: Pid) -> None:
         """Gives a process of this node a name. `NameClash`, `NoProc`, ValueError."""
         core = self._running.core
@@ -402,3 +417,9 @@ class Node:
     ) -> None:
         """Lets other nodes run `call` as ``module:function``: as `App.expose`."""
         self._exposures.add(module, function, call, inline=inline)
+
+    def expose_server(
+        self, module: str, kind: type[GenServer], function: str = "start_link"
+    ) -> None:
+        """Lets other nodes start the class below a supervisor: as `App.expose_server`."""
+        self._exposures.add_server(module, function, kind)
