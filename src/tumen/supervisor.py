@@ -604,9 +604,11 @@ class Supervisor(GenServer):
         if not isinstance(process, GenServer) or process.trap_exit or process._task is None:
             self.exit(process.pid, SHUTDOWN)
             return
-        # The signal alone would kill it: `terminate` would not run.
-        process._unhurried = True
-        process._task.cancel()
+        # The signal alone would kill it: `terminate` would not run. And one that ends by itself
+        # just now is left to it.
+        if not process._terminating:
+            process._unhurried = True
+            process._task.cancel()
 
     # -- restarts
 

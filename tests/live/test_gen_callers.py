@@ -15,13 +15,31 @@ from tumen import Atom
 
 pytestmark = pytest.mark.asyncio
 
-OK, EXIT = Atom("ok"), Atom("exit")
+OK, ERROR, EXIT = Atom("ok"), Atom("error"), Atom("exit")
+
+
+class Events(tumen.GenEvent):
+    handler = "collector"
+
+    async def init(self) -> None:
+        self.events: list[Any] = []
+
+    async def handle_event(self, event: Any) -> Any:
+        self.events.append(event)
+        return tumen.Stop(Atom("enough")) if event == Atom("enough") else None
+
+    async def handle_call(self, request: Any, caller: tumen.Caller) -> Any:
+        return (request, self.events)
+
+    async def handle_info(self, message: Any) -> None:
+        self.events.append((Atom("info"), message))
 
 
 @pytest_asyncio.fixture
 async def node(backend: str, epmd: peers.Epmd) -> AsyncIterator[tumen.Node]:
     app = tumen.App()
     app.server("counter", 10)(Counter)
+    app.server("events")(Events)
     async with make_node(app=app, cookie=peers.COOKIE, epmd="auto") as node:
         yield node
 
@@ -136,6 +154,54 @@ async def test_gen_statem_callers_are_served(node: tumen.Node, shared_beam: peer
     )
     seen = [(b"cast", Atom("hello"))]
     assert result == (11, 12, 13, 14, 15, seen, Atom("timeout"))
+
+
+async def test_gen_event_callers_are_served(node: tumen.Node, shared_beam: peers.Beam) -> None:
+    result = await shared_beam.eval(
+        "ok = gen_event:notify(D, one), ok = gen_event:sync_notify(D, {two, 2}), D ! three, "
+        "A = gen_event:call(D, collector, ask), B = gen_event:call(D, collector, ask, 5000), "
+        "C = gen_event:call(D, other, ask), "
+        "{A, B =:= A, C, gen_event:which_handlers(D), gen_event:delete_handler(D, other, []), "
+        "gen_event:delete_handler(D, collector, [])}",
+        D=(Atom("events"), Atom(node.name)),
+    )
+    seen = [Atom("one"), (Atom("two"), 2), (Atom("info"), Atom("three"))]
+    answer = (Atom("ask"), seen)
+    bad, missing = (ERROR, Atom("bad_module")), (ERROR, Atom("module_not_found"))
+    assert result == (answer, True, bad, [Atom("collector")], missing, (ERROR, Atom("notsup")))
+
+
+async def test_handlers_of_a_beam_are_refused_as_modules_that_do_not_exist(
+    node: tumen.Node, shared_beam: peers.Beam
+) -> None:
+    """The answers are those of an event manager of the BEAM that has no such module."""
+    source = (
+        "Undef = fun({'EXIT', {undef, [{M, F, A, _} | _]}}) -> {M, F, A}; "
+        "({error, {'EXIT', {undef, [{M, F, A, _} | _]}}}) -> {error, M, F, A} end, "
+        "lists:map(Undef, [gen_event:add_handler(D, no_such, 1), "
+        "gen_event:add_handler(D, {no_such, id}, 1), gen_event:add_sup_handler(D, no_such, 2), "
+        "gen_event:swap_handler(D, {old, 1}, {no_such, 2})])"
+    )
+    ours = await shared_beam.eval(source, D=(Atom("events"), Atom(node.name)))
+    theirs = await shared_beam.eval(f"{{ok, D}} = gen_event:start(), {source}")
+    # What the old handler leaves to the new one is the BEAM's own matter.
+    assert ours[:3] == theirs[:3]
+    assert ours[3][:3] == theirs[3][:3] == (ERROR, Atom("no_such"), Atom("init"))
+
+
+async def test_event_can_end_the_manager_and_gen_event_can_stop_it(
+    node: tumen.Node, shared_beam: peers.Beam
+) -> None:
+    source = "M = monitor(process, D), {WHAT, receive {'DOWN', M, _, _, R} -> R end}"
+    for what, reason in (
+        ("gen_event:notify(D, enough)", Atom("enough")),
+        ("gen_event:sync_notify(D, enough)", Atom("enough")),
+        ("gen_event:stop(D, bye, 5000)", Atom("bye")),
+    ):
+        dest = (Atom("events"), Atom(node.name))
+        ended = await shared_beam.eval(source.replace("WHAT", what), D=dest)
+        assert ended == (OK, reason)
+        await node.start_server(Events, name="events")
 
 
 async def test_elixir_callers_are_served(node: tumen.Node, elixir: peers.Beam) -> None:
