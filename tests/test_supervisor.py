@@ -406,9 +406,7 @@ async def test_children_come_and_go_by_the_api(backend: str) -> None:
                 await refused("a")
             assert caught.value.reason == Atom("running")
         await sup.terminate_child("a")
-        assert sup.which_children() == [
-            (Atom("a"), UNDEFINED, WORKER, [Atom("test_supervisor.Child")])
-        ]
+        assert sup.which_children() == [(Atom("a"), UNDEFINED, WORKER, [Atom(f"{__name__}.Child")])]
         with pytest.raises(tumen.ChildError) as caught:
             await sup.start_child(spec)
         assert caught.value.reason == Atom("already_present")
@@ -451,6 +449,8 @@ async def test_job_of_a_supervisor_that_ends_fails(backend: str) -> None:
             await asyncio.sleep(60)
 
     async with make_node() as node:
+        assert node._running.own_process.alive
+        before = node.info().processes
         pid = await node.start_server(supervisor())
         sup = node.supervisor(pid)
         first = asyncio.create_task(sup.start_child(ChildSpec(1, Endless)))
@@ -463,7 +463,7 @@ async def test_job_of_a_supervisor_that_ends_fails(backend: str) -> None:
                 await waiting
         with pytest.raises(tumen.ProcessExited):
             await sup.start_child(ChildSpec(3, Counter))
-        await until(lambda: node.info().processes == 1)
+        await until(lambda: node.info().processes == before)
 
 
 async def test_supervisor_starts_children_from_its_own_init(backend: str) -> None:
@@ -616,7 +616,7 @@ async def test_status_names_the_supervisors_above(backend: str) -> None:
         assert parent == middle
         assert dict(dictionary)[Atom("$ancestors")] == [middle, Atom("top")]
         misc = of_top[3][4]
-        module = Atom("test_supervisor.Tested")
+        module = Atom(f"{__name__}.Tested")
         assert misc[-1] == (SUPERVISOR, [(list(b"Callback"), module)])
         state = misc[2][1][0][1]
         assert state[Atom("strategy")] == Atom("one_for_one")

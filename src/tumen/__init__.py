@@ -34,6 +34,7 @@ from .errors import (
     ServerDied,
     TumenError,
 )
+from .event_manager import GenEvent
 from .node import Monitor, Node
 from .options import Limits
 from .process import Process
@@ -57,6 +58,7 @@ __all__ = [
     "Exit",
     "Export",
     "Fun",
+    "GenEvent",
     "GenServer",
     "ImproperList",
     "LimitExceeded",

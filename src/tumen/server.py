@@ -138,6 +138,8 @@ class GenServer(Process):
     _unhurried = False
     # Callers whose handler returned NoReply.
     _owed: weakref.WeakSet[Caller] | None = None
+    # `terminate` runs, or has run.
+    _terminating = False
 
     # -- to be overridden
 
@@ -227,7 +229,7 @@ class GenServer(Process):
                 kind = message[0] if type(message) is tuple and message else None
                 debug = self._debug
                 caller = None
-                if kind == _GEN_CALL and len(message) == 3 and _is_from(message[1]):
+                if kind == _GEN_CALL and len(message) == 3 and is_from(message[1]):
                     function, arity = "handle_call", 2
                     if debug is not None:
                         debug.received(self, message)
@@ -250,7 +252,7 @@ class GenServer(Process):
                     function, arity = "handle_info", 1
                     if debug is not None:
                         debug.received(self, message)
-                    result = self._invoke(self.handle_info, message)
+                    result = self._info(message)
                 if hasattr(result, "__await__"):
                     result = await result
                 if caller is not None:
@@ -265,6 +267,10 @@ class GenServer(Process):
                 _log.error("%r crashed in %s/%d", self, function, arity, exc_info=error)
             return exit_reason(error, function, arity)
         return NORMAL
+
+    def _info(self, message: Any) -> Any:
+        """Handles what is of no other kind."""
+        return self._invoke(self.handle_info, message)
 
     def _begin_call(self, request: Any, caller: Caller) -> Any:
         """Runs `handle_call`, unless the caller has given up while the request waited."""
@@ -368,7 +374,7 @@ class GenServer(Process):
         if type(message) is not tuple or len(message) != 3:
             return False
         if message[0] == _SYSTEM:
-            return _is_from(message[1])
+            return is_from(message[1])
         parent = self._parent
         return message[0] == _EXIT and parent is not None and message[1] == parent.pid
 
@@ -402,6 +408,7 @@ class GenServer(Process):
     async def _terminate(self, reason: Any) -> None:
         if not self.alive:
             return
+        self._terminating = True
         try:
             await self._run(self.terminate, reason)
         except Exception:
@@ -425,7 +432,8 @@ def _is_no_reply(result: Any) -> bool:
     return result is NoReply or isinstance(result, NoReply)
 
 
-def _is_from(value: Any) -> bool:
+def is_from(value: Any) -> bool:
+    """Whether it is the ``{Pid, Tag}`` of a caller."""
     return type(value) is tuple and len(value) == 2 and isinstance(value[0], Pid)
 
 

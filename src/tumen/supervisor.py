@@ -131,7 +131,9 @@ def _is_seconds(value: Any) -> bool:
 class _Child:
     """One child: its spec, and the process that it is now."""
 
-    __slots__ = ("function", "key", "module", "process", "restarting", "spec", "unrepeatable")
+    __slots__ = (
+        *("function", "key", "module", "modules", "process", "restarting", "spec", "unrepeatable"),
+    )
 
     def __init__(self, spec: ChildSpec) -> None:
         self.spec = spec
@@ -144,6 +146,7 @@ class _Child:
         # What a BEAM is shown as its start function.
         self.module = system.module_of(spec.start)
         self.function = _START_LINK
+        self.modules: Any = [self.module]
 
     @property
     def pid(self) -> Any:
@@ -159,7 +162,7 @@ class _Child:
 
     def row(self) -> Any:
         """One element of `which_children`: ``{Id, Child, Type, Modules}``."""
-        return self.spec.id, self.pid, Atom(str(self.spec.type)), [self.module]
+        return self.spec.id, self.pid, Atom(str(self.spec.type)), self.modules
 
     def shown(self) -> dict[Atom, Any]:
         """`supervisor:child_spec()` as a map."""
@@ -171,7 +174,7 @@ class _Child:
             Atom("significant"): spec.significant,
             Atom("shutdown"): _milliseconds(spec.shutdown),
             Atom("type"): Atom(str(spec.type)),
-            Atom("modules"): [self.module],
+            Atom("modules"): self.modules,
         }
 
     def record(self) -> Any:
@@ -180,7 +183,7 @@ class _Child:
         return (
             *(Atom("child"), UNDEFINED, spec.id, self.mfa, Atom(spec.restart)),
             *(spec.significant, _milliseconds(spec.shutdown), Atom(str(spec.type))),
-            [self.module],
+            self.modules,
         )
 
 
@@ -500,12 +503,10 @@ class Supervisor(GenServer):
             _log.info(
                 "%s: server %s:%s/%d is not exposed", caller.pid.node, module, function, len(args)
             )
-            child = _Child(wanted.spec(Supervisor))
-            child.module, child.function = module, function
+            child = wanted.child(Supervisor)
             undef: Any = (Atom("EXIT"), (Atom("undef"), [(module, function, args, [])]))
             return (ERROR, (undef, child.record()))
-        child = _Child(wanted.spec(kind))
-        child.module, child.function = module, function
+        child = wanted.child(kind)
         reply = await self._start_new(child)
         match reply:
             case (Atom("error"), (Atom("already_started"), _)) | (
@@ -603,9 +604,11 @@ class Supervisor(GenServer):
         if not isinstance(process, GenServer) or process.trap_exit or process._task is None:
             self.exit(process.pid, SHUTDOWN)
             return
-        # The signal alone would kill it: `terminate` would not run.
-        process._unhurried = True
-        process._task.cancel()
+        # The signal alone would kill it: `terminate` would not run. And one that ends by itself
+        # just now is left to it.
+        if not process._terminating:
+            process._unhurried = True
+            process._task.cancel()
 
     # -- restarts
 
@@ -760,9 +763,12 @@ class _Wanted:
         self._check_significant(auto_shutdown)
         self.type = _one_of(fields, "type", "worker", "child_type", get_args(Kind))
         self.shutdown = _shutdown(fields.get(Atom("shutdown")))
-        modules = fields.get(Atom("modules"), Atom("dynamic"))
-        if modules != Atom("dynamic") and not isinstance(modules, list):
-            raise _BadSpec((Atom("invalid_modules"), modules))
+        self.modules = fields.get(Atom("modules"), [self.mfa[0]])
+        if not isinstance(self.modules, list) and self.modules != Atom("dynamic"):
+            raise _BadSpec((Atom("invalid_modules"), self.modules))
+        for module in self.modules if isinstance(self.modules, list) else ():
+            if not isinstance(module, Atom):
+                raise _BadSpec((Atom("invalid_module"), module))
 
     def _check_significant(self, auto_shutdown: AutoShutdown) -> None:
         pair = None
@@ -775,16 +781,20 @@ class _Wanted:
         if not isinstance(self.significant, bool):
             raise _BadSpec((Atom("invalid_significant"), self.significant))
 
-    def spec(self, kind: type[GenServer]) -> ChildSpec:
-        return ChildSpec(
+    def child(self, kind: type[GenServer]) -> _Child:
+        module, function, args = self.mfa
+        spec = ChildSpec(
             self.id,
             kind,
-            self.mfa[2],
+            args,
             self.restart,  # type: ignore[arg-type]
             self.shutdown,
             self.type,  # type: ignore[arg-type]
             significant=self.significant,
         )
+        child = _Child(spec)
+        child.module, child.function, child.modules = module, function, self.modules
+        return child
 
 
 def _fields(spec: Any) -> Any:

@@ -218,10 +218,10 @@ class Debug:
             # A copy: the handler may change what it was given.
             self.log.append(printable(event))
 
-    def keep_log(self, count: int | None) -> None:
-        """`count` None: as many as now, or the default."""
-        kept = () if self.log is None else self.log
-        self.log = collections.deque(kept, min(count or LOG_EVENTS, LOG_EVENTS_MAX))
+    def keep_log(self, count: int) -> None:
+        # As OTP: while it is on, its length stays what it was.
+        if self.log is None:
+            self.log = collections.deque(maxlen=min(count, LOG_EVENTS_MAX))
 
     def count_on(self) -> None:
         if self.started is None:
@@ -273,7 +273,7 @@ def _debug_reply(server: GenServer, debug: Debug, what: Any) -> Any:
         case (Atom("trace"), bool(on)):
             debug.trace = on
         case (Atom("log"), True):
-            debug.keep_log(None)
+            debug.keep_log(LOG_EVENTS)
         case (Atom("log"), (True, int(count))) if not isinstance(count, bool) and count > 0:
             debug.keep_log(count)
         case (Atom("log"), False):
