@@ -276,6 +276,7 @@ class Running:
 
     async def stop(self) -> None:
         """Servers in reverse order, all other processes, peers' calls, then the node itself."""
+        self.services.leave()
         try:
             me = asyncio.current_task()
             for server in reversed(list(self._servers.values())):
