@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ._core import Engine
     from .calls import Destination
     from .server import GenServer
+    from .services.pg import Groups
+    from .services.pubsub import PubSub
 
 __all__ = ["Monitor", "Node"]
 
@@ -365,6 +367,24 @@ class Node:
     def exit(self, pid: Pid, reason: Any) -> None:
         """exit(Pid, Reason): an exit signal to a process, here or elsewhere."""
         self._running.own_process.exit(pid, reason)
+
+    # -- groups
+
+    @property
+    def pg(self) -> Groups:
+        """Process groups over all connected nodes: ``node.pg.join(group, pid)``. See `Groups`."""
+        return self._running.services.pg.groups
+
+    def pubsub(
+        self, name: str | Atom, *, adapter: str | Atom | None = None, pool_size: int = 1
+    ) -> PubSub:
+        """The Phoenix.PubSub of that name, such as ``"Elixir.MyApp.PubSub"``, of which this node is
+        a part from now on. `adapter` and `pool_size` as the others have them; by default the
+        adapter is called as Phoenix calls it, ``"Elixir.MyApp.PubSub.Adapter"``.
+
+        ValueError when it is open with others already, `NameClash`.
+        """
+        return self._running.services.pubsubs.open(name, adapter, pool_size)
 
     # -- processes
 

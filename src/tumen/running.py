@@ -311,6 +311,7 @@ class Running:
 
     async def stop(self) -> None:
         """Servers in reverse order, all other processes, peers' calls, then the node itself."""
+        self.services.leave()
         try:
             me = asyncio.current_task()
             # Those below a supervisor are ended by it.

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from .pg import Pg
+from .pubsub import PubSubs
+
 if TYPE_CHECKING:
     from ..running import Running
 
@@ -33,6 +36,9 @@ class Services:
     def __init__(self, home: Running) -> None:
         self._home = home
         self._services: list[Service] = []
+        self.pg = Pg(home)
+        self.pubsubs = PubSubs(home)
+        self.add(self.pg)
 
     def add(self, service: Service) -> None:
         """From now on it hears of connections."""
@@ -44,6 +50,8 @@ class Services:
 
     def leave(self) -> None:
         """The node is about to stop: others are to stop counting on it."""
+        self.pubsubs.leave()
+        self.pg.leave()
 
     def node_up(self, name: str, visible: bool) -> None:
         for service in self._services:
