@@ -135,6 +135,37 @@ async def test_node_stop_ends_a_tree_from_the_leaves(backend: str) -> None:
     assert journal.ended() == ["d", "c", "b", "a"]
 
 
+async def test_node_stops_although_a_child_does_not(
+    backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Endless(Trapping):
+        async def terminate(self, reason: Any) -> None:
+            await asyncio.sleep(60)
+
+    journal = Journal()
+    limits = tumen.Limits(shutdown_time_ms=30)
+    async with make_node(limits=limits) as node:
+        endless = ChildSpec("e", Endless, (journal, "e"), shutdown="infinity")
+        await node.start_server(supervisor(), [*specs(journal, "a"), endless])
+    assert "terminate/1 took too long" in caplog.text
+
+
+async def test_suspended_supervisor_restarts_when_it_resumes(backend: str) -> None:
+    journal = Journal()
+    async with make_node() as node:
+        sup = await node.start_server(supervisor(), specs(journal, "a"))
+        me = node._running.own_process.pid
+        node.send(sup, (Atom("system"), (me, 1), Atom("suspend")))
+        await until(lambda: node.supervisor(sup)._suspended)
+        old = pids(node, "a")["a"]
+        await end(node, old, Atom("oops"))
+        node.send(sup, (Atom("system"), (me, 1), Atom("get_state")))
+        await until(lambda: node.supervisor(sup)._waiting() == 1)
+        assert journal.started() == ["a"]
+        node.send(sup, (Atom("system"), (me, 1), Atom("resume")))
+        await replaced(node, "a", old)
+
+
 @pytest.mark.parametrize(
     ("strategy", "again"),
     [("one_for_one", "b"), ("rest_for_one", "bc"), ("one_for_all", "abc")],
@@ -366,6 +397,29 @@ async def test_child_that_takes_too_long_is_killed(
             await node.supervisor(sup).terminate_child(name)
             assert await monitor == KILLED
     assert "did not end in time" in caplog.text
+
+
+async def test_child_that_ends_by_itself_just_now_is_left_to_it(
+    backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Busy(Counter):
+        async def terminate(self, reason: Any) -> None:
+            entered.set()
+            await asyncio.sleep(0.01)
+            done.append(reason)
+
+    entered, done = asyncio.Event(), list[Any]()
+    async with make_node() as node:
+        spec = ChildSpec("a", Busy, restart="transient", name="a")
+        sup = await node.start_server(supervisor(), [spec])
+        monitor = node.monitor("a")
+        node.cast("a", Atom("stop"))
+        await entered.wait()
+        await node.supervisor(sup).terminate_child("a")
+        assert await monitor == Atom("cast")
+        assert done == [Atom("cast")]
+        assert await node.call(sup, Atom("count_children"))
+    assert "child Atom('a') ended with Atom('cast')" in caplog.text
 
 
 async def test_brutal_kill_asks_nobody(backend: str) -> None:
