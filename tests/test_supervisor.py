@@ -10,6 +10,7 @@ import pytest
 
 import tumen
 from nodes import Counter, make_node, pair, until
+from strategies import TermSource
 from tumen import Atom, ChildSpec, Pid, Supervisor
 
 pytestmark = pytest.mark.asyncio
@@ -133,6 +134,37 @@ async def test_node_stop_ends_a_tree_from_the_leaves(backend: str) -> None:
             "workers": 2,
         }
     assert journal.ended() == ["d", "c", "b", "a"]
+
+
+async def test_node_stops_although_a_child_does_not(
+    backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Endless(Trapping):
+        async def terminate(self, reason: Any) -> None:
+            await asyncio.sleep(60)
+
+    journal = Journal()
+    limits = tumen.Limits(shutdown_time_ms=30)
+    async with make_node(limits=limits) as node:
+        endless = ChildSpec("e", Endless, (journal, "e"), shutdown="infinity")
+        await node.start_server(supervisor(), [*specs(journal, "a"), endless])
+    assert "terminate/1 took too long" in caplog.text
+
+
+async def test_suspended_supervisor_restarts_when_it_resumes(backend: str) -> None:
+    journal = Journal()
+    async with make_node() as node:
+        sup = await node.start_server(supervisor(), specs(journal, "a"))
+        me = node._running.own_process.pid
+        node.send(sup, (Atom("system"), (me, 1), Atom("suspend")))
+        await until(lambda: node.supervisor(sup)._suspended)
+        old = pids(node, "a")["a"]
+        await end(node, old, Atom("oops"))
+        node.send(sup, (Atom("system"), (me, 1), Atom("get_state")))
+        await until(lambda: node.supervisor(sup)._waiting() == 1)
+        assert journal.started() == ["a"]
+        node.send(sup, (Atom("system"), (me, 1), Atom("resume")))
+        await replaced(node, "a", old)
 
 
 @pytest.mark.parametrize(
@@ -368,6 +400,29 @@ async def test_child_that_takes_too_long_is_killed(
     assert "did not end in time" in caplog.text
 
 
+async def test_child_that_ends_by_itself_just_now_is_left_to_it(
+    backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Busy(Counter):
+        async def terminate(self, reason: Any) -> None:
+            entered.set()
+            await asyncio.sleep(0.01)
+            done.append(reason)
+
+    entered, done = asyncio.Event(), list[Any]()
+    async with make_node() as node:
+        spec = ChildSpec("a", Busy, restart="transient", name="a")
+        sup = await node.start_server(supervisor(), [spec])
+        monitor = node.monitor("a")
+        node.cast("a", Atom("stop"))
+        await entered.wait()
+        await node.supervisor(sup).terminate_child("a")
+        assert await monitor == Atom("cast")
+        assert done == [Atom("cast")]
+        assert await node.call(sup, Atom("count_children"))
+    assert "child Atom('a') ended with Atom('cast')" in caplog.text
+
+
 async def test_brutal_kill_asks_nobody(backend: str) -> None:
     journal = Journal()
     async with make_node() as node:
@@ -478,6 +533,23 @@ async def test_supervisor_starts_children_from_its_own_init(backend: str) -> Non
         assert [row[0] for row in rows] == [1, 0, Atom("first")]
 
 
+@pytest.mark.parametrize("how", ["stop", "raise"])
+async def test_init_that_fails_leaves_no_child_behind(backend: str, how: str) -> None:
+    class Own(Supervisor):
+        async def init(self) -> Any:
+            await self.start_child(ChildSpec("first", Counter))
+            if how == "raise":
+                raise tumen.Exit(NORMAL)
+            return tumen.Stop(NORMAL)
+
+    async with make_node() as node:
+        before = node.info().processes
+        with pytest.raises(tumen.ServerDied) as caught:
+            await node.start_server(Own)
+        assert caught.value.reason == NORMAL
+        assert node.info().processes == before
+
+
 @pytest.mark.parametrize(("which", "ends"), [("any_significant", 1), ("all_significant", 2)])
 async def test_end_of_significant_children_ends_the_supervisor(
     backend: str, which: str, ends: int
@@ -575,6 +647,8 @@ MFA = (Atom("m"), Atom("f"), [])
         ((1, MFA, 3, 4, WORKER, []), (Atom("invalid_restart_type"), 3)),
         ((1, MFA, Atom("transient"), 4, 5, []), (Atom("invalid_child_type"), 5)),
         ((1, MFA, Atom("transient"), -1, WORKER, []), (Atom("invalid_shutdown"), -1)),
+        ((1, MFA, Atom("transient"), 10**400, WORKER, []), (Atom("invalid_shutdown"), 10**400)),
+        ([1, MFA, Atom("transient"), 1, WORKER, []], None),
         ((1, MFA, Atom("transient"), 1, WORKER, 6), (Atom("invalid_modules"), 6)),
         (
             {Atom("id"): 1, Atom("start"): MFA, Atom("significant"): True},
@@ -594,7 +668,30 @@ async def test_bad_spec_of_a_peer_is_refused_as_otp_does(
 ) -> None:
     async with make_node() as node:
         await node.start_server(supervisor(), name="sup")
+        reason = reason or (Atom("invalid_child_spec"), spec)
         assert await call(node, "start_child", spec) == (ERROR, reason)
+
+
+async def test_no_request_of_a_peer_ends_a_supervisor(backend: str) -> None:
+    source = TermSource(1)
+    requests = ["start_child", "restart_child", "terminate_child", "delete_child", "which_child"]
+    keys = ["id", "start", "restart", "shutdown", "type", "modules", "significant"]
+    journal = Journal()
+    async with make_node() as node:
+        await node.start_server(supervisor(), specs(journal, "a"), name="sup")
+        child = pids(node, "a")["a"]
+        for n in range(300):
+            term = source.term()
+            spec = {Atom(key): source.term() for key in keys if source.rng.random() < 0.8}
+            asked = (Atom(source.rng.choice(requests)), spec if n % 2 else term)
+            for request in (asked, term, (term, term)):
+                await node.call("sup", request)
+            node.cast("sup", term)
+            node.send("sup", term)
+            node.send("sup", (Atom("EXIT"), child, term))
+            node.send("sup", (Atom("system"), (node._running.own_process.pid, 1), term))
+            node.send("sup", (Atom("system"), (child, term), (Atom("debug"), (Atom("log"), term))))
+        assert (await node.call("sup", Atom("which_children")))[-1][1] == child
 
 
 async def test_status_names_the_supervisors_above(backend: str) -> None:

@@ -1,7 +1,5 @@
 """`GenEvent`: an event manager, for the `gen_event` callers of other nodes."""
 
-
-
 from __future__ import annotations
 
 from typing import Any, Final

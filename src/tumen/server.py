@@ -170,7 +170,8 @@ class GenServer(Process):
         """What `sys:get_state` and `sys:get_status` of a BEAM show: a term.
 
         By default a map of the public attributes; for objects that have no term their `repr`. To
-        be overridden by a plain ``def`` that is quick: it runs between two messages.
+        be overridden, by a plain ``def`` that is quick, for another view or to keep secrets: every
+        node of the cluster may ask.
         """
         return system.attributes(self)
 

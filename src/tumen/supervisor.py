@@ -324,7 +324,16 @@ class Supervisor(GenServer):
         self.trap_exit = True
         self._tag = self._home.core.make_ref()
         self._check()
-        specs = await self._run(self.init, *args)
+        try:
+            stop = await self._begin_children(await self._run(self.init, *args))
+        except Exception:
+            await self._end_all(list(self._tree.values()))
+            raise
+        if stop is not None:
+            await self._end_all(list(self._tree.values()))
+        return stop
+
+    async def _begin_children(self, specs: Any) -> Stop | None:
         if isinstance(specs, Stop):
             return specs
         children = [_Child(spec) for spec in specs]
@@ -337,7 +346,6 @@ class Supervisor(GenServer):
         if failed is None:
             return None
         child, reason = failed
-        await self._end_all(list(self._tree.values()))
         return Stop((SHUTDOWN, (Atom("failed_to_start_child"), child.spec.id, reason)))
 
     def _check(self) -> None:
@@ -735,6 +743,14 @@ def _ended_well(reason: Any, spec: ChildSpec, wanted: Atom) -> bool:
 # -- specs of other nodes -------------------------------------------------------------------------
 
 
+# A spec as a tuple, the older form.
+_TUPLE_FIELDS: Final = tuple(
+    Atom(name) for name in ("id", "start", "restart", "shutdown", "type", "modules")
+)
+# Largest timeout of a BEAM, milliseconds: a child cannot be given longer there.
+_SHUTDOWN_MS_MAX: Final = 2**32 - 1
+
+
 class _BadSpec(Exception):
     """A child spec of a peer is wrong; `reason` as OTP says it."""
 
@@ -798,13 +814,10 @@ class _Wanted:
 
 
 def _fields(spec: Any) -> Any:
-    match spec:
-        case dict() | TermMap():
-            return spec
-        case (child_id, start, restart, shutdown, kind, modules):
-            names = ("id", "start", "restart", "shutdown", "type", "modules")
-            values = (child_id, start, restart, shutdown, kind, modules)
-            return dict(zip(map(Atom, names), values, strict=True))
+    if isinstance(spec, dict | TermMap):
+        return spec
+    if isinstance(spec, tuple) and len(spec) == len(_TUPLE_FIELDS):
+        return dict(zip(_TUPLE_FIELDS, spec, strict=True))
     raise _BadSpec((Atom("invalid_child_spec"), spec))
 
 
@@ -820,6 +833,7 @@ def _shutdown(value: Any) -> Any:
         return None
     if isinstance(value, Atom) and str(value) in get_args(Shutdown):
         return str(value)
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    if is_integer and 0 <= value <= _SHUTDOWN_MS_MAX:
         return value / 1000
     raise _BadSpec((Atom("invalid_shutdown"), value))

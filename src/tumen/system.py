@@ -352,7 +352,7 @@ class _Printer:
             return self._text(bytes(value))
         if depth <= 0 or self.terms <= 0:
             return "..."
-        if type(value) is tuple:
+        if isinstance(value, tuple):
             return tuple(self._items(value, depth))
         if isinstance(value, list | set | frozenset | collections.deque):
             return self._items(value, depth)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import reveal_type
 
 import tumen
-from tumen import App, Atom, GenServer, Limits, Node, Pid, Process, Reference
+from tumen import App, Atom, ChildSpec, GenServer, Limits, Node, Pid, Process, Reference
 
 app = App()
 
@@ -50,6 +50,10 @@ async def use(node: Node) -> None:
     reveal_type(await node.rpc("app@127.0.0.1", "lists", "seq", [1, 5]))  # expect: Any
     reveal_type(node.spawn(echo, name="echo"))  # expect: tumen._term.Pid
     reveal_type(await node.start_server(Counter, 0, name="second"))  # expect: tumen._term.Pid
+    sup = node.supervisor("workers")
+    reveal_type(sup)  # expect: tumen.supervisor.Supervisor
+    reveal_type(await sup.start_child(ChildSpec("third", Counter, (1,))))  # expect: tumen._term.Pid
+    reveal_type(sup.count_children())  # expect: dict[str, int]
     reveal_type(node.whereis("second"))  # expect: tumen._term.Pid | None
     reveal_type(node.nodes())  # expect: list[str]
     reveal_type(node.limits)  # expect: tumen.options.Limits
