@@ -326,7 +326,7 @@ class GenServer(Process):
                 return
             if type(found) is not tuple or len(found) != 3 or found[0] != _GEN_CALL:
                 return
-            if not _is_from(found[1]) or found[1][0] in waiting:
+            if not is_from(found[1]) or found[1][0] in waiting:
                 return
             waiting[found[1][0]] = (Caller(self, *found[1]), self._remove(0))
 
