@@ -18,8 +18,8 @@ from tumen import Atom
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.live]
 
-# One call takes so long, callers give up after so long, milliseconds. Served in the order of arrival,
-# a caller has spent all of its patience when its turn comes.
+# One call takes so long, callers give up after so long, milliseconds. In the order of arrival
+# a caller would have spent all of its patience when its turn comes.
 WORK_MS = 2
 TIMEOUT_MS = 100 * PATIENCE
 # The load, as a multiple of what the server can do; and for how long, milliseconds.

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.asyncio, pytest.mark.live]
 WORKER = str(Path(__file__).with_name("worker_app.py"))
 WORKERS = 3
 CALLERS = 16
-# One call in so many blocks its server for so long, milliseconds; half of the callers give up earlier.
+# One call in so many blocks its server for so long, milliseconds; half of the callers give up soon.
 BLOCKS_ONE_IN, BLOCK_MS = 20, 2000
 HURRIED_MS, PATIENT_MS = 500, 60_000
 LARGE_BYTES = 600_000

@@ -1,4 +1,4 @@
-"""What `tumen serve` runs in test_rolling.py: servers of one process group, some of whose calls block."""
+"""What `tumen serve` runs in test_rolling.py: servers of one group, some of whose calls block."""
 
 from __future__ import annotations
 
