@@ -1,6 +1,6 @@
 """tumen: a Python process as a first-class node of an Erlang or Elixir cluster."""
 
-from . import events, lowlevel, sync
+from . import events, lowlevel, sync, typed
 from ._core import lend
 from ._term import (
     Atom,
@@ -37,6 +37,7 @@ from .node import Monitor, Node
 from .options import Limits
 from .process import Process
 from .server import Caller, GenServer, NoReply, Stop, blocking
+from .typed import convert, mapped, record, struct
 from .workers import current_call
 
 __all__ = [
@@ -74,11 +75,16 @@ __all__ = [
     "TermMap",
     "TumenError",
     "blocking",
+    "convert",
     "current_call",
     "decode",
     "encode",
     "events",
     "lend",
     "lowlevel",
+    "mapped",
+    "record",
+    "struct",
     "sync",
+    "typed",
 ]
