@@ -94,9 +94,12 @@ def described(term: Any) -> str:
     if kind is int or kind is float:
         return f"the {'integer' if kind is int else 'float'} {shown(term)}"
     if kind in BINARIES:
-        if kind is not memoryview and len(term) <= SHOWN_MAX // 2:
-            return f"the binary {shown(term)}"
-        return f"a binary of {len(term)} bytes"
+        data = term.encode("utf-8", "surrogatepass") if kind is str else bytes(term[:SHOWN_MAX])
+        if len(data) > SHOWN_MAX // 2:
+            return f"a binary of {len(data if kind is str else term)} bytes"
+        with contextlib.suppress(UnicodeDecodeError):
+            return f"the binary {shown(data.decode())}"
+        return f"the binary {shown(data)}"
     if kind is list or kind is ImproperList:
         return f"{'a' if kind is list else 'an improper'} list of {len(term)}"
     if kind is tuple:
