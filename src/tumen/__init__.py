@@ -1,6 +1,6 @@
 """tumen: a Python process as a first-class node of an Erlang or Elixir cluster."""
 
-from . import events, lowlevel, sync
+from . import events, lowlevel, sync, typed
 from ._core import lend
 from ._term import (
     Atom,
@@ -40,6 +40,7 @@ from .options import Limits
 from .process import Process
 from .server import Caller, GenServer, NoReply, Stop, blocking
 from .supervisor import ChildSpec, Supervisor
+from .typed import convert, mapped, record, struct
 from .workers import current_call
 
 __all__ = [
@@ -81,11 +82,16 @@ __all__ = [
     "TermMap",
     "TumenError",
     "blocking",
+    "convert",
     "current_call",
     "decode",
     "encode",
     "events",
     "lend",
     "lowlevel",
+    "mapped",
+    "record",
+    "struct",
     "sync",
+    "typed",
 ]

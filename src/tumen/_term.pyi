@@ -1,5 +1,5 @@
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
-from typing import Any, Literal, SupportsIndex, final, overload
+from typing import Any, Literal, SupportsIndex, TypeVar, final, overload
 
 from typing_extensions import Buffer
 
@@ -19,6 +19,8 @@ __all__ = [
     "encode",
     "set_atom_table_count_max",
 ]
+
+_T = TypeVar("_T")
 
 @final
 class Atom:
@@ -165,10 +167,24 @@ class TermMap(Mapping[Any, Any]):
 
 def atom_table() -> tuple[int, int]: ...
 def set_atom_table_count_max(count: int, /) -> None: ...
+@overload
 def decode(
     data: Buffer,
     /,
     *,
+    as_: type[_T],
+    binaries: Literal["bytes", "utf8"] = "bytes",
+    views: bool = False,
+    depth_max: int | None = None,
+    big_bytes_max: int | None = None,
+    decoded_bytes_max: int | None = None,
+) -> _T: ...
+@overload
+def decode(
+    data: Buffer,
+    /,
+    *,
+    as_: Any = None,
     binaries: Literal["bytes", "utf8"] = "bytes",
     views: bool = False,
     depth_max: int | None = None,

@@ -1746,13 +1746,30 @@ cdef bytes inflate(bytes data, uint64_t decoded_bytes_max):
     return b"\x83" + term
 
 
-def decode(data, /, *, binaries="bytes", views=False, depth_max=None, big_bytes_max=None,
+# Of tumen.typed, which needs this module and so cannot be imported by it at once.
+cdef object typed_plan_of = None
+cdef object typed_read = None
+
+
+cdef object plan_of(object as_):
+    global typed_plan_of, typed_read
+    if typed_plan_of is None:
+        from tumen.typed.compiler import plan_of as found
+        from tumen.typed.plans import read
+        typed_read = read
+        typed_plan_of = found
+    return typed_plan_of(as_)
+
+
+def decode(data, /, *, as_=None, binaries="bytes", views=False, depth_max=None, big_bytes_max=None,
            decoded_bytes_max=None):
     """The term in `data`, an external term with its version byte, compressed or not.
 
     Any bytes may be given: they are validated as a whole before an object is made. DecodeError
     tells where they are malformed, LimitExceeded which bound they are over.
 
+    as_:               a type, of which the answer is then: see `tumen.typed`. A term of another type
+                       is a DecodeError
     binaries:          ``"bytes"``, or ``"utf8"``: `str` where a binary is valid UTF-8, else `bytes`
     views:             binaries of 64 KiB and more become a `memoryview`, each on its own memory
     depth_max:         nesting, levels; 1,024 by default, at most 1,000,000
@@ -1766,6 +1783,7 @@ def decode(data, /, *, binaries="bytes", views=False, depth_max=None, big_bytes_
     cdef uint32_t depth = TM_DEPTH_DEFAULT
     cdef uint32_t big = TM_BIG_BYTES_DEFAULT
     cdef uint64_t decoded = TM_DECODED_BYTES_DEFAULT
+    cdef object plan = None
     if depth_max is not None:
         depth = depth_max
     if big_bytes_max is not None:
@@ -1778,6 +1796,10 @@ def decode(data, /, *, binaries="bytes", views=False, depth_max=None, big_bytes_
         options = TERM_BINARIES_UTF8
     if views:
         options |= TERM_VIEWS
+    if as_ is not None:
+        plan = plan_of(as_)
+        if plan.text:
+            options |= TERM_BINARIES_UTF8
     if depth > TM_DEPTH_MAX:
         raise ValueError(f"depth_max must be at most {TM_DEPTH_MAX}")
     # A copy of what others can write to: the bytes must not change between walk and building.
@@ -1789,7 +1811,8 @@ def decode(data, /, *, binaries="bytes", views=False, depth_max=None, big_bytes_
     used = walk(term, 1, depth, big, decoded) + 1
     if used != <size_t>PyBytes_GET_SIZE(term):
         raise DecodeError(f"bytes after the term: {PyBytes_GET_SIZE(term) - used}", offset=used)
-    return term_build(<const uint8_t *>PyBytes_AS_STRING(term) + 1, used - 1, options)
+    value = term_build(<const uint8_t *>PyBytes_AS_STRING(term) + 1, used - 1, options)
+    return value if as_ is None else typed_read(plan, value)
 
 
 cdef int raise_version(bytes term) except -1:
@@ -1848,6 +1871,9 @@ cdef uint8_t *out_grow(Out *out, uint8_t *w, size_t need) except NULL:
 
 cdef enum:
     OPENS_SMALL = 24
+    # Levels of containers, in which an object of a registered class may stand. Each costs a dict or
+    # a tuple until it is written, so an object that contains itself is found early.
+    FORMS_DEPTH_MAX = 10000
 
     E_ROOT = 0
     E_TUPLE
@@ -1868,7 +1894,7 @@ cdef enum:
 
 cdef struct Open:
     PyObject *obj      # owned
-    PyObject *key      # owned; E_DICT: the pair in hand
+    PyObject *key      # owned; E_DICT: the pair in hand; E_TUPLE: the names of its fields, or NULL
     PyObject *value    # owned
     Py_ssize_t index   # elements done; E_DICT: PyDict_Next's position
     Py_ssize_t count   # elements, or pairs of E_DICT, that the head has announced
@@ -1927,6 +1953,8 @@ cdef str encode_path(Encoder *e):
             parts.append(f".value({place // 2})")
         elif o.kind == E_IMPROPER and place == o.count:
             parts.append(".tail")
+        elif o.kind == E_TUPLE and o.key != NULL:
+            parts.append(f".{(<tuple>o.key)[place]}")
         else:
             parts.append(f"[{place}]")
     if e.depth > TM_WALK_PATH_MAX + 1:
@@ -2385,6 +2413,9 @@ cdef tuple sorted_pairs(Encoder *e, tuple pairs):
 cdef int put_converted(Encoder *e, object x) except -1:
     """Subclasses, mappings and foreign scalars, as the plain object that they stand for."""
     cdef object plain = x
+    cdef object form = getattr(type(x), "__tumen_form__", None)
+    if form is not None:
+        return put_form(e, form, x)
     if isinstance(x, int):
         plain = int.__index__(x)
     elif isinstance(x, float):
@@ -2406,6 +2437,31 @@ cdef int put_converted(Encoder *e, object x) except -1:
     if put_leaf(e, <PyObject *>plain, &e.w):
         return 0
     return put_other(e, <PyObject *>plain)
+
+
+cdef int put_form(Encoder *e, object form, object x) except -1:
+    """An object whose class tumen.typed has registered, as the tuple or dict that it makes of it."""
+    cdef object plain
+    cdef str path
+    if e.depth > FORMS_DEPTH_MAX:
+        raise encode_error(e, f"objects nested deeper than {FORMS_DEPTH_MAX} levels",
+                           "Does the object contain itself?")
+    try:
+        plain = form.term(x)
+    except EncodeError as error:
+        path = encode_path(e) + error.path[1:]
+        raise EncodeError(f"{error} at {path}", path=path, hint=error.hint) from error.__cause__
+    if plain is None:
+        raise encode_error(
+            e, f"no Erlang term for {type(x).__module__}.{type(x).__qualname__}",
+            "Its base is registered; register the class itself to say what it is.")
+    if type(plain) is not tuple or e.sorted_keys:
+        return put_other(e, <PyObject *>plain)
+    put_other(e, <PyObject *>plain)
+    if plain:
+        e.opens[e.depth - 1].key = <PyObject *>form.names
+        incref(e.opens[e.depth - 1].key)
+    return 0
 
 
 cdef object scalar(object x):
@@ -2439,6 +2495,8 @@ cdef object unsupported(Encoder *e, object x):
         hint = "Wrap a buffer in tumen.Binary to send its bytes."
     elif isinstance(x, (set, frozenset)):
         hint = "Erlang has no set on the wire: send a list, or a map."
+    elif hasattr(type(x), "__dataclass_fields__") or hasattr(type(x), "__struct_fields__"):
+        hint = "tumen.struct, tumen.record or tumen.mapped register a class with its form."
     return encode_error(e, f"no Erlang term for {type(x).__module__}.{type(x).__qualname__}", hint)
 
 
@@ -2551,6 +2609,9 @@ cdef bint alike(object a, object b) except -1:
 
 def encode(term, /):
     """`term` as an external term: bytes with the version byte, as OTP 26 and later write them.
+
+    An instance of a class that `tumen.typed` has registered (`struct`, `record`, `mapped`) is the
+    struct, record or map that it stands for.
 
     An object that stands for no Erlang term is an EncodeError that names its path and type: NaN
     and infinities, a str with surrogates, a map of two keys that are one term, an atom's text as

@@ -5,10 +5,12 @@ test_types.py runs mypy over this file and compares; nothing here is executed.
 
 from __future__ import annotations
 
-from typing import reveal_type
+from dataclasses import dataclass
+from typing import Annotated, Literal, reveal_type
 
 import tumen
 from tumen import App, Atom, ChildSpec, GenServer, Limits, Node, Pid, Process, Reference
+from tumen.typed import AsAtom
 
 app = App()
 
@@ -67,6 +69,22 @@ async def run() -> None:
 
 reveal_type(tumen.encode([1]))  # expect: bytes
 reveal_type(tumen.decode(b""))  # expect: Any
+reveal_type(tumen.decode(b"", as_=int))  # expect: int
+reveal_type(tumen.decode(b"", as_=list[str]))  # expect: list[str]
+reveal_type(tumen.decode(b"", binaries="utf8", as_=int | None))  # expect: Any | int
+reveal_type(tumen.convert(1, dict[str, float]))  # expect: dict[str, float]
+reveal_type(tumen.convert(1, int | None))  # expect: Any | int
+
+
+@tumen.struct("Elixir.Shop.User")
+@dataclass
+class User:
+    id: int
+    state: Annotated[Literal["new"], AsAtom] = "new"
+
+
+reveal_type(tumen.decode(b"", as_=User))  # expect: api_types.User
+reveal_type(User(1).state)  # expect: Literal['new']
 reveal_type(Atom("ok"))  # expect: tumen._term.Atom
 
 
