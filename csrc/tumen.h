@@ -145,7 +145,9 @@ enum tumen_limit {
     TUMEN_LIMIT_TICK_TIME_MS = 7,    /* net_ticktime, milliseconds */
     TUMEN_LIMIT_HANDSHAKE_MS = 8,    /* one absolute deadline for a handshake, milliseconds */
     TUMEN_LIMIT_HALF_OPEN_COUNT = 9, /* unauthenticated inbound connections at once */
-    TUMEN_LIMIT_COUNT = 10,
+    TUMEN_LIMIT_REASSEMBLY_BYTES =
+        10, /* one connection: unfinished messages in fragments; over it the connection closes */
+    TUMEN_LIMIT_COUNT = 11,
 };
 
 typedef struct tumen_node_options {
@@ -159,10 +161,13 @@ typedef struct tumen_node_options {
     int epmd_mode;            /* enum tumen_epmd_mode */
     const char *epmd_address; /* where our port mapper is; NULL: 127.0.0.1 */
     uint16_t epmd_port;       /* 0: 4369 */
+    /* Capability flags to announce, of those that this version can keep: to meet a peer as an older node
+     * would. 0: all. PUBLISHED follows from visible. */
+    uint64_t flags;
 } tumen_node_options;
 
-/* Makes a node and starts to listen and register. TM_EUSE_NAME, TM_EUSE_ARG, or the -errno of
- * listening. Registration goes on in the background: TUMEN_EVENT_REGISTERED or _REGISTER_FAILED. */
+/* Makes a node and starts to listen and register. TM_EUSE_NAME, TM_EUSE_ARG (also
+ * for flags that this version cannot keep), or the -errno of listening. Registration goes on in the background: TUMEN_EVENT_REGISTERED or _REGISTER_FAILED. */
 TUMEN_API int tumen_node_create(tumen_engine *engine, const tumen_node_options *options,
                                 tumen_node **node);
 /* Ends it: peers see every connection close, after what is queued was written or 500 ms have passed.
@@ -221,6 +226,8 @@ typedef struct tumen_connection {
     uint64_t ticks_in, ticks_out;
     uint64_t queue_bytes, queue_count; /* accepted, not yet taken by the kernel */
     uint64_t inbox_bytes;              /* of this connection, waiting for the consumer */
+    uint64_t reassembly_bytes;         /* held by unfinished messages in fragments */
+    uint64_t atoms;                    /* in its atom cache */
     char address[64];                  /* of the other end, "127.0.0.1:4711" */
 } tumen_connection;
 

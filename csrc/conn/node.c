@@ -230,6 +230,7 @@ static const uint64_t LIMIT_DEFAULTS[TUMEN_LIMIT_COUNT] = {
     [TUMEN_LIMIT_TICK_TIME_MS] = TM_TICK_TIME_S_DEFAULT * 1000,
     [TUMEN_LIMIT_HANDSHAKE_MS] = TM_HANDSHAKE_TIMEOUT_MS_DEFAULT,
     [TUMEN_LIMIT_HALF_OPEN_COUNT] = TM_HALF_OPEN_COUNT_DEFAULT,
+    [TUMEN_LIMIT_REASSEMBLY_BYTES] = TM_REASSEMBLY_BYTES_DEFAULT,
 };
 
 static const uint64_t LIMIT_RANGES[TUMEN_LIMIT_COUNT][2] = {
@@ -243,6 +244,7 @@ static const uint64_t LIMIT_RANGES[TUMEN_LIMIT_COUNT][2] = {
     [TUMEN_LIMIT_TICK_TIME_MS] = {TM_TICK_TIME_S_MIN * 1000, TM_TICK_TIME_S_MAX * 1000},
     [TUMEN_LIMIT_HANDSHAKE_MS] = {1, TM_HANDSHAKE_TIMEOUT_MS_MAX},
     [TUMEN_LIMIT_HALF_OPEN_COUNT] = {1, 1 << 20},
+    [TUMEN_LIMIT_REASSEMBLY_BYTES] = {1024, UINT64_MAX / 4},
 };
 
 static void tick_time_changed(void *ctx)
@@ -313,6 +315,8 @@ static int node_init(tumen_node *node, const tumen_node_options *options)
     node->stop_timer.fire = stop_timer_fire;
     node->stop_command.run = stop_command_run;
     node->visible = options->visible != 0;
+    node->flags = options->flags ? options->flags : TM_DFLAGS_OURS;
+    if (node->visible) node->flags |= TM_DFLAG(PUBLISHED);
     node->epmd_mode = options->epmd_mode;
     node->epmd_port = options->epmd_port ? options->epmd_port : TM_EPMD_PORT_DEFAULT;
     snprintf(node->epmd_host, sizeof node->epmd_host, "%s",
@@ -373,7 +377,7 @@ int tumen_node_create(tumen_engine *engine, const tumen_node_options *options, t
 {
     if (engine->forked) return TM_EFORKED;
     if (!options || !options->name || !options->cookie || options->epmd_mode < 0 ||
-        options->epmd_mode > TUMEN_EPMD_NONE)
+        options->epmd_mode > TUMEN_EPMD_NONE || options->flags & ~TM_DFLAGS_ABLE)
         return TM_EUSE_ARG;
     size_t cookie_len = strlen(options->cookie);
     if (cookie_len == 0 || cookie_len > TM_COOKIE_BYTES_MAX) return TM_EUSE_ARG;
