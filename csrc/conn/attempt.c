@@ -272,8 +272,7 @@ static void handshake_connected(tm_attempt *attempt)
     tumen_engine *engine = node->engine;
     attempt->stage = STAGE_HANDSHAKE;
     bool ask_name = node->dynamic && !node->named;
-    uint64_t flags = TM_DFLAGS_OURS | (node->visible ? TM_DFLAG(PUBLISHED) : 0) |
-                     (ask_name ? TM_DFLAG(NAME_ME) : 0);
+    uint64_t flags = node->flags | (ask_name ? TM_DFLAG(NAME_ME) : 0);
     tm_node_lock_engine(node);
     tm_handshake_config config = {
         .name = tm_node_name(node),

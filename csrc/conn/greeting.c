@@ -241,7 +241,7 @@ static int greeting_begin(tumen_node *node, tm_greeting *greeting)
     tm_handshake_config config = {
         .name = tm_node_name(node),
         .creation = node->creation,
-        .flags = TM_DFLAGS_OURS | (node->visible ? TM_DFLAG(PUBLISHED) : 0),
+        .flags = node->flags,
         .challenge = (uint32_t)tm_engine_random_u64(engine),
     };
     int rc = tm_handshake_init(&greeting->hs, TM_HANDSHAKE_ACCEPTOR, &config);

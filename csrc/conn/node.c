@@ -313,6 +313,8 @@ static int node_init(tumen_node *node, const tumen_node_options *options)
     node->stop_timer.fire = stop_timer_fire;
     node->stop_command.run = stop_command_run;
     node->visible = options->visible != 0;
+    node->flags = options->flags ? options->flags : TM_DFLAGS_OURS;
+    if (node->visible) node->flags |= TM_DFLAG(PUBLISHED);
     node->epmd_mode = options->epmd_mode;
     node->epmd_port = options->epmd_port ? options->epmd_port : TM_EPMD_PORT_DEFAULT;
     snprintf(node->epmd_host, sizeof node->epmd_host, "%s",
@@ -376,7 +378,7 @@ int tumen_node_create(tumen_engine *engine, const tumen_node_options *options, t
 {
     if (engine->forked) return TM_EFORKED;
     if (!options || !options->name || !options->cookie || options->epmd_mode < 0 ||
-        options->epmd_mode > TUMEN_EPMD_NONE)
+        options->epmd_mode > TUMEN_EPMD_NONE || options->flags & ~TM_DFLAGS_ABLE)
         return TM_EUSE_ARG;
     size_t cookie_len = strlen(options->cookie);
     if (cookie_len == 0 || cookie_len > TM_COOKIE_BYTES_MAX) return TM_EUSE_ARG;

@@ -48,6 +48,7 @@ struct tumen_node {
     char name[TM_NODE_NAME_BYTES_MAX + 1];
     size_t name_len;
     uint32_t creation;
+    uint64_t flags; /* what it announces, PUBLISHED included */
     bool visible;
     bool dynamic; /* the name is given by the first peer */
     bool named;

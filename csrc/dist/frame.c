@@ -12,7 +12,6 @@
 
 /* Flags that give every frame a distribution header instead of the pass-through byte. */
 #define HEADER_FLAGS (TM_DFLAG(DIST_HDR_ATOM_CACHE) | TM_DFLAG(FRAGMENTS))
-static_assert(!(TM_DFLAGS_OURS & HEADER_FLAGS), "the header form is never negotiated");
 
 /* -- in ---------------------------------------------------------------------------------------- */
 
@@ -135,39 +134,61 @@ static int frame_wrong(tm_fault *fault, size_t offset, const char *what)
     return TM_EPEER_MALFORMED;
 }
 
+static int open_pass_through(tm_cursor *c, tm_frame_terms *terms, tm_fault *fault)
+{
+    uint8_t version = c->ptr[1];
+    if (version == HEADER_NORMAL || version == HEADER_FRAGMENT_FIRST ||
+        version == HEADER_FRAGMENT_NEXT)
+        if (*c->ptr == TM_ETF_VERSION)
+            return frame_wrong(fault, 1, "a distribution header was not negotiated");
+    if (*c->ptr != PASS_THROUGH) return frame_wrong(fault, 0, "an unknown form of frame");
+    if (version != TM_ETF_VERSION)
+        return frame_wrong(fault, 1, "no version byte before the control message");
+    c->ptr += 2;
+    terms->versioned = true;
+    return 0;
+}
+
+static int open_header(tm_cursor *c, tm_fault *fault)
+{
+    if (*c->ptr == PASS_THROUGH)
+        return frame_wrong(fault, 0, "no distribution header, which was negotiated");
+    if (*c->ptr != TM_ETF_VERSION || c->ptr[1] != HEADER_NORMAL)
+        return frame_wrong(fault, 0, "an unknown form of frame");
+    c->ptr += 2;
+    uint8_t count;
+    if (tm_cursor_u8(c, &count)) return frame_wrong(fault, 2, "the distribution header is cut off");
+    return count ? frame_wrong(fault, 2, "an atom cache was not negotiated") : 0;
+}
+
 int tm_frame_open(uint64_t flags, tm_bytes body, tm_frame_terms *terms, tm_fault *fault)
 {
     *terms = (tm_frame_terms){0};
     tm_cursor c = tm_cursor_of(body);
-    uint8_t form, second;
-    if (flags & HEADER_FLAGS) return TM_EUSE_ARG;
-    if (tm_cursor_u8(&c, &form) || tm_cursor_u8(&c, &second))
-        return frame_wrong(fault, body.len, "a frame too short to hold a message");
-    if (form == TM_ETF_VERSION && (second == HEADER_NORMAL || second == HEADER_FRAGMENT_FIRST ||
-                                   second == HEADER_FRAGMENT_NEXT))
-        return frame_wrong(fault, 1, "a distribution header was not negotiated");
-    if (form != PASS_THROUGH) return frame_wrong(fault, 0, "an unknown form of frame");
-    if (second != TM_ETF_VERSION)
-        return frame_wrong(fault, 1, "no version byte before the control message");
-    *terms = (tm_frame_terms){.bytes = tm_bytes_of(c.ptr, tm_cursor_left(&c)), .versioned = true};
-    return 0;
+    if (body.len < 2) return frame_wrong(fault, body.len, "a frame too short to hold a message");
+    int rc = flags & HEADER_FLAGS ? open_header(&c, fault) : open_pass_through(&c, terms, fault);
+    if (!rc) terms->bytes = tm_bytes_of(c.ptr, tm_cursor_left(&c));
+    return rc;
 }
 
 /* -- out --------------------------------------------------------------------------------------- */
 
 static const uint8_t version_byte = TM_ETF_VERSION;
 
-/* Appends length, form byte, control message, and the version byte of a payload that follows. */
+/* Appends the length, the head of the form that the flags fix, the control message, and in
+ * pass-through form the version byte of a payload that follows. The header refers to no atom. */
 static int frame_head(tm_buf *out, uint64_t flags, const tm_control *control, bool payload,
                       size_t payload_len)
 {
-    static const uint8_t head[] = {0, 0, 0, 0, PASS_THROUGH, TM_ETF_VERSION};
-    if (flags & HEADER_FLAGS) return TM_EUSE_ARG;
+    static const uint8_t pass[] = {0, 0, 0, 0, PASS_THROUGH, TM_ETF_VERSION};
+    static const uint8_t header[] = {0, 0, 0, 0, TM_ETF_VERSION, HEADER_NORMAL, 0};
+    bool headed = flags & HEADER_FLAGS;
     if (payload && !payload_len) return TM_EUSE_ARG;
     size_t start = out->len;
-    int rc = tm_buf_append(out, head, sizeof head);
+    int rc =
+        headed ? tm_buf_append(out, header, sizeof header) : tm_buf_append(out, pass, sizeof pass);
     if (!rc) rc = tm_control_write(out, flags, control);
-    if (!rc && payload) rc = tm_buf_append(out, &version_byte, 1);
+    if (!rc && payload && !headed) rc = tm_buf_append(out, &version_byte, 1);
     size_t len = out->len - start - PREFIX_SIZE;
     if (!rc && payload_len > TM_MESSAGE_BYTES_MAX - len) rc = TM_EUSE_LIMIT;
     if (rc)

@@ -305,22 +305,41 @@ static void only_the_pass_through_form_is_opened(void **state)
     assert_true(tm_bytes_equal(terms.bytes, TM_BYTES("h\1a\1")));
 }
 
-static void forms_that_are_never_negotiated_are_the_callers_mistake(void **state)
+static const uint64_t header_flags[] = {TM_DFLAGS_OURS | TM_DFLAG(DIST_HDR_ATOM_CACHE),
+                                        TM_DFLAGS_OURS | TM_DFLAG(FRAGMENTS)};
+
+static void either_flag_makes_the_header_the_only_form(void **state)
 {
     (void)state;
-    static const uint64_t flags[] = {TM_DFLAG(DIST_HDR_ATOM_CACHE), TM_DFLAG(FRAGMENTS)};
-    for (size_t i = 0; i < 2; i++) {
+    const struct {
+        const char *bytes;
+        size_t len;
+        const char *what;
+        size_t offset;
+    } bad[] = {
+        {"", 0, "a frame too short to hold a message", 0},
+        {"\203", 1, "a frame too short to hold a message", 1},
+        {"\203D", 2, "the distribution header is cut off", 2},
+        {"p\203h\1a\1", 6, "no distribution header, which was negotiated", 0},
+        {"\203h\1a\1", 5, "an unknown form of frame", 0},
+        {"h\1a\1", 4, "an unknown form of frame", 0},
+        {"\204D\0h\1a\1", 7, "an unknown form of frame", 0},
+    };
+    for (size_t f = 0; f < 2; f++) {
+        for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+            tm_frame_terms terms;
+            tm_fault fault = {0};
+            tm_bytes body = tm_bytes_of(bad[i].bytes, bad[i].len);
+            assert_int_equal(tm_frame_open(header_flags[f], body, &terms, &fault),
+                             TM_EPEER_MALFORMED);
+            assert_string_equal(fault.what, bad[i].what);
+            assert_int_equal(fault.offset, bad[i].offset);
+        }
         tm_frame_terms terms;
-        test_alloc memory;
-        test_alloc_init(&memory, SIZE_MAX);
-        tm_buf out;
-        tm_buf_init(&out, &memory.alloc, 0);
-        tm_control control;
-        tm_control_init(&control, TM_OP_LINK);
-        assert_int_equal(tm_frame_open(flags[i], TM_BYTES("p\203h\1a\1"), &terms, NULL),
-                         TM_EUSE_ARG);
-        assert_int_equal(tm_frame_write(&out, flags[i], &control, (tm_bytes){0}), TM_EUSE_ARG);
-        assert_int_equal(memory.bytes_peak, 0);
+        tm_bytes body = TM_BYTES("\203D\0h\1a\1");
+        assert_int_equal(tm_frame_open(header_flags[f], body, &terms, NULL), 0);
+        assert_false(terms.versioned);
+        assert_true(tm_bytes_equal(terms.bytes, TM_BYTES("h\1a\1")));
     }
 }
 
@@ -333,6 +352,35 @@ static tm_control control_of(enum tm_opcode op)
     tm_pid pid = {.node = TM_BYTES("a@b"), .id = 1, .creation = 9};
     control.from = control.to = (tm_control_item){.kind = TM_ITEM_PID, .pid = pid};
     return control;
+}
+
+static void with_a_header_no_version_byte_is_written_before_the_terms(void **state)
+{
+    (void)state;
+    test_alloc memory;
+    test_alloc_init(&memory, SIZE_MAX);
+    tm_control send = control_of(TM_OP_SEND);
+    tm_bytes payload = TM_BYTES("m\0\0\0\3abc");
+    for (size_t f = 0; f < 2; f++) {
+        tm_buf out, head, tuple;
+        tm_buf_init(&out, &memory.alloc, 0);
+        tm_buf_init(&head, &memory.alloc, 0);
+        tm_buf_init(&tuple, &memory.alloc, 0);
+        assert_int_equal(tm_frame_write(&out, header_flags[f], &send, payload), 0);
+        assert_int_equal(tm_frame_write_head(&head, header_flags[f], &send, payload.len), 0);
+        assert_int_equal(tm_control_write(&tuple, header_flags[f], &send), 0);
+        size_t body = 3 + tuple.len + payload.len;
+        assert_int_equal(tm_load_u32(out.ptr), body);
+        assert_int_equal(out.len, 4 + body);
+        assert_memory_equal(out.ptr + 4, "\203D\0", 3);
+        assert_memory_equal(out.ptr + 7, tuple.ptr, tuple.len);
+        assert_memory_equal(out.ptr + 7 + tuple.len, payload.ptr, payload.len);
+        assert_true(tm_bytes_equal(tm_buf_bytes(&head), tm_bytes_of(out.ptr, 7 + tuple.len)));
+        tm_buf_fini(&out);
+        tm_buf_fini(&head);
+        tm_buf_fini(&tuple);
+    }
+    assert_int_equal(memory.stats.bytes, 0);
 }
 
 static void head_with_a_lent_payload_equals_the_whole_frame(void **state)
@@ -441,7 +489,8 @@ int main(void)
         TEST(length_over_the_limit_is_refused_before_its_body),
         TEST(limit_itself_is_accepted_and_may_change_between_frames),
         TEST(only_the_pass_through_form_is_opened),
-        TEST(forms_that_are_never_negotiated_are_the_callers_mistake),
+        TEST(either_flag_makes_the_header_the_only_form),
+        TEST(with_a_header_no_version_byte_is_written_before_the_terms),
         TEST(head_with_a_lent_payload_equals_the_whole_frame),
         TEST(payload_where_none_belongs_or_missing_is_refused),
         TEST(payload_above_the_hard_limit_is_refused),

@@ -81,6 +81,7 @@ class CoreNode:
         epmd_mode: int = 0,
         epmd_address: str | None = None,
         epmd_port: int = 0,
+        flags: int = 0,
         **_: Any,
     ) -> Self: ...
     @property

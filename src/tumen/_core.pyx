@@ -565,9 +565,9 @@ cdef class CoreNode:
     Processes are named by integer keys, terms are Python objects. Every method may be called from
     any thread; `take` by one consumer at a time. `name` is ``"name@host"``, or a host alone to
     ask the first peer for a dynamic name; `epmd_mode` 0: use and, when none answers, become the
-    port mapper; 1: use it; 2: none.
+    port mapper; 1: use it; 2: none. `flags`: capability flags to announce; 0: all that there are.
 
-    ValueError for a bad name or cookie, OSError when the listener cannot be made.
+    ValueError for a bad name or cookie or flags that cannot be kept, OSError when the listener cannot be made.
     """
 
     cdef tumen_node *ptr
@@ -582,7 +582,8 @@ cdef class CoreNode:
 
     def __cinit__(self, Engine engine not None, str name not None, str cookie not None, *,
                   bint visible=False, bint listen=True, listen_host=None, uint16_t listen_port=0,
-                  int epmd_mode=0, epmd_address=None, uint16_t epmd_port=0, **_):
+                  int epmd_mode=0, epmd_address=None, uint16_t epmd_port=0,
+                  uint64_t flags=0, **_):
         global live_nodes
         cdef tumen_node_options options
         cdef tumen_node *node = NULL
@@ -606,6 +607,7 @@ cdef class CoreNode:
         options.listen_port = listen_port
         options.epmd_mode = epmd_mode
         options.epmd_port = epmd_port
+        options.flags = flags
         self.engine_ref = <PyObject *>engine
         Py_INCREF(engine)  # Py_DECREF: __dealloc__
         self.own = name

@@ -127,6 +127,7 @@ cdef extern from "csrc/tumen.h" nogil:
         int epmd_mode
         const char *epmd_address
         uint16_t epmd_port
+        uint64_t flags
 
     int tumen_node_create(tumen_engine *engine, const tumen_node_options *options, tumen_node **node) noexcept
     int tumen_node_stop(tumen_node *node) noexcept

@@ -83,6 +83,9 @@ class Node:
         ``"auto"``: use the port mapper, and become it while none answers; ``"client"``: use it;
         None: neither registration nor look-up. `epmd_address` and `epmd_port` are where ours is,
         else ERL_EPMD_ADDRESS and ERL_EPMD_PORT.
+    `flags`
+        the capability flags (``DFLAG_*``) to announce instead of all that there are: to meet a peer
+        as an older node would.
     `engine`
         one that several nodes share; else each node makes its own.
 
@@ -106,6 +109,7 @@ class Node:
         epmd: EpmdMode | None = "auto",
         epmd_address: str | None = None,
         epmd_port: int | None = None,
+        flags: int | None = None,
         engine: Engine | None = None,
     ) -> None:
         self._options = NodeOptions(
@@ -120,6 +124,7 @@ class Node:
             epmd=epmd,
             epmd_address=epmd_address,
             epmd_port=epmd_port,
+            flags=flags,
             engine=engine,
         )
         self._limits = limits or Limits()

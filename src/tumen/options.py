@@ -95,6 +95,7 @@ class NodeOptions:
     epmd: EpmdMode | None = "auto"
     epmd_address: str | None = None
     epmd_port: int | None = None
+    flags: int | None = None
     engine: Engine | None = None
 
     def __post_init__(self) -> None:

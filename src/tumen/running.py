@@ -116,6 +116,7 @@ class Running:
                 epmd_mode=EPMD_MODES[options.epmd],
                 epmd_address=address,
                 epmd_port=port,
+                flags=options.flags or 0,
             )
         except BaseException:
             self._close_engine()
