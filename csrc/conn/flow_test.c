@@ -597,6 +597,39 @@ static void a_large_message_to_an_alias_of_an_old_beam_goes_whole(void **state)
     world_close(w);
 }
 
+/* OTP 28 reads past the end of a prioritised message from 64 KiB on. */
+static void a_large_message_loses_its_priority(void **state)
+{
+    (void)state;
+    world *w = world_open(ALL_FLAGS, &KIND);
+    for (size_t size = 100; size <= 10u << 20; size *= 100) {
+        uint8_t *bytes = binary(1, 0, size);
+        tm_entry *entry = tm_entry_create(&w->engine.alloc, 0, 1);
+        assert_non_null(entry);
+        entry->op = TM_OP_ALTACT_SIG_SEND;
+        entry->number = TM_ALTACT_PRIO;
+        entry->from = (tm_small_pid){1, 7, 5};
+        entry->to_kind = TM_ITEM_REF;
+        entry->to_ref = (tm_small_ref){.creation = PEER_CREATION, .count = 2};
+        entry->parts[0] = (tumen_part){.bytes = {bytes, size}};
+        entry->payload_len = size;
+        tm_buf out;
+        tm_buf_init(&out, &w->engine.alloc, 0);
+        bool segments;
+        assert_int_equal(tm_entry_write(entry, TM_BYTES(OUR_NAME), 5, TM_BYTES(PEER_NAME),
+                                        ALL_FLAGS, &out, &segments),
+                         0);
+        /* 131, 68, 0, tuple of 4 or 5, SMALL_INTEGER_EXT 37, SMALL_INTEGER_EXT flags */
+        assert_int_equal(out.ptr[10], 37);
+        bool prio = out.ptr[12] & TM_ALTACT_PRIO;
+        assert_int_equal(prio, size <= TM_PRIO_BYTES_MAX);
+        tm_buf_fini(&out);
+        tm_entry_free(&w->engine.alloc, entry);
+        free(bytes);
+    }
+    world_close(w);
+}
+
 static void what_the_peer_cannot_take_is_dropped_before_its_first_fragment(void **state)
 {
     (void)state;
@@ -712,6 +745,7 @@ int main(void)
         cmocka_unit_test(small_ones_do_not_starve_a_large_one),
         cmocka_unit_test(no_more_sequences_are_open_than_the_limit_says),
         cmocka_unit_test(a_large_message_to_an_alias_of_an_old_beam_goes_whole),
+        cmocka_unit_test(a_large_message_loses_its_priority),
         cmocka_unit_test(what_the_peer_cannot_take_is_dropped_before_its_first_fragment),
         cmocka_unit_test(a_connection_that_ends_loses_each_message_once),
         cmocka_unit_test(a_small_message_is_taken_while_a_large_one_is_on_its_way),

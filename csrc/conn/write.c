@@ -167,9 +167,11 @@ static void segment_out(struct build *build)
     build->start = len;
 }
 
-/* A small span of a payload is copied behind its head, another becomes a segment. */
+/* A small span of a payload is copied behind its head, another becomes a segment. None is empty: a rest of
+ * nothing could not be sent. */
 static int build_span(struct build *build, tm_bytes span, bool copied)
 {
+    if (!span.len) return 0;
     if (copied && span.len < TM_SEGMENT_BYTES_MIN)
         return tm_buf_append(&build->conn->out, span.ptr, span.len);
     segment_out(build);
