@@ -264,8 +264,8 @@ static void say_otherwise(world *w, uint32_t sender, size_t size, unsigned kind,
     tm_node_lock(&w->node);
     if (kind == 1 && sender) {
         tm_pid to = far_pid();
-        tm_entry *entry = tm_entry_spawn_reply(&w->node, &ref, &to, w->numbers[sender]++, &from,
-                                               (tm_bytes){0});
+        tm_entry *entry =
+            tm_entry_spawn_reply(&w->node, &ref, &to, w->numbers[sender]++, &from, (tm_bytes){0});
         assert_non_null(entry);
         tm_peer_queue(w->peer, entry);
     } else {
@@ -307,9 +307,8 @@ static void reader_heard(reader *r, tm_bytes terms, bool versioned)
     world *w = r->w;
     tm_control *control = malloc(sizeof *control);
     tm_bytes payload;
-    assert_int_equal(tm_control_parse(terms, versioned, &LIMITS, &w->engine.alloc, control,
-                                      &payload, NULL),
-                     0);
+    assert_int_equal(
+        tm_control_parse(terms, versioned, &LIMITS, &w->engine.alloc, control, &payload, NULL), 0);
     uint32_t sender, number;
     if (control->op == TM_OP_SPAWN_REPLY) {
         sender = control->result.pid.id;
@@ -479,10 +478,9 @@ static void converse(uint64_t flags, uint64_t seed)
 static void each_sender_is_heard_in_order_whatever_the_network_does(void **state)
 {
     (void)state;
-    static const uint64_t FLAGS[] = {ALL_FLAGS, TM_DFLAGS_OURS,
-                                     ALL_FLAGS & ~TM_DFLAG(DIST_HDR_ATOM_CACHE),
-                                     ALL_FLAGS & ~TM_DFLAG(ALTACT_SIG),
-                                     ALL_FLAGS & ~TM_DFLAG(EXIT_PAYLOAD)};
+    static const uint64_t FLAGS[] = {
+        ALL_FLAGS, TM_DFLAGS_OURS, ALL_FLAGS & ~TM_DFLAG(DIST_HDR_ATOM_CACHE),
+        ALL_FLAGS & ~TM_DFLAG(ALTACT_SIG), ALL_FLAGS & ~TM_DFLAG(EXIT_PAYLOAD)};
     for (uint64_t seed = 1; seed <= 25; seed++) {
         uint64_t flags = FLAGS[seed % (sizeof FLAGS / sizeof *FLAGS)];
         print_message("seed %llu\n", (unsigned long long)seed);

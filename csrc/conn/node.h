@@ -25,10 +25,10 @@ typedef struct tm_peer {
     enum tm_peer_state state;
     tm_sendq queue;
     bool want_writable; /* a caller was told Busy */
-    bool want_small;    /* ... with a small message: it need not wait for large ones to be written */
-    bool sending;       /* a write is in flight or being made: by the engine or a caller's flush */
-    bool direct;        /* a caller's flush is writing for it outside the lock */
-    tm_list dirty_link; /* in node->dirty */
+    bool want_small; /* ... with a small message: it need not wait for large ones to be written */
+    bool sending;    /* a write is in flight or being made: by the engine or a caller's flush */
+    bool direct;     /* a caller's flush is writing for it outside the lock */
+    tm_list dirty_link;         /* in node->dirty */
     struct tm_connection *conn; /* up */
     bool conn_failed; /* a signal was lost for want of memory: the connection must close */
     char *host;       /* where it listens, if told; NULL: ask the port mapper */

@@ -130,8 +130,7 @@ void tm_peer_settle(tm_peer *peer, tm_entry *entry)
 uint64_t tm_peer_drop_queue(tm_peer *peer)
 {
     uint64_t before = peer->queue.messages;
-    for (tm_entry *entry; (entry = tm_sendq_pop_any(&peer->queue));)
-        tm_peer_settle(peer, entry);
+    for (tm_entry *entry; (entry = tm_sendq_pop_any(&peer->queue));) tm_peer_settle(peer, entry);
     return before - peer->queue.messages;
 }
 

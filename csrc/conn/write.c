@@ -135,7 +135,8 @@ static bool write_claim(tm_connection *conn, size_t bytes_max)
 {
     tm_peer *peer = conn->peer;
     if (!peer || peer->sending || !tm_sendq_ready(&peer->queue)) return false;
-    struct claim claim = {.conn = conn, .queue = &peer->queue, .bytes_max = bytes_max, .segments = 1};
+    struct claim claim = {
+        .conn = conn, .queue = &peer->queue, .bytes_max = bytes_max, .segments = 1};
     claim_entries(&claim);
     claim_fragments(&claim);
     peer->sending = true;
@@ -208,11 +209,11 @@ static int build_flow(struct build *build, tm_flow *flow)
     uint64_t number = flow->left + flow->burst;
     tm_payload_at at = flow->burst_at;
     for (; number > flow->left; number--) {
-        int rc = number == tm_sequence_count(payload)
-                     ? tm_entry_write_first(entry, tm_node_name(node), node->creation,
-                                            build->peer->name, conn->flags, flow->sequence,
-                                            &conn->out)
-                     : tm_sequence_next(&conn->out, flow->sequence, payload, number);
+        int rc =
+            number == tm_sequence_count(payload)
+                ? tm_entry_write_first(entry, tm_node_name(node), node->creation, build->peer->name,
+                                       conn->flags, flow->sequence, &conn->out)
+                : tm_sequence_next(&conn->out, flow->sequence, payload, number);
         flow->refused = rc == TM_ENOTSUP;
         if (flow->refused) {
             TM_ATOMIC_ADD(&node->operations_refused, 1);

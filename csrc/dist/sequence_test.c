@@ -33,8 +33,8 @@ static void the_first_frame_holds_the_whole_control_message(void **state)
     assert_int_equal(tm_control_write(&tuple, FLAGS, &control), 0);
     assert_int_equal(tm_buf_append(&out, "before", 6), 0);
     assert_int_equal(tm_sequence_first(&out, FLAGS, &control, 0x2a800000553, 3 * PIECE), 0);
-    static const uint8_t HEAD[] = {131, 69, 0, 0, 0x02, 0xa8, 0, 0, 0x05, 0x53, 0,
-                                   0,   0,  0, 0, 0,    0,    3, 0};
+    static const uint8_t HEAD[] = {131, 69, 0, 0, 0x02, 0xa8, 0, 0, 0x05, 0x53,
+                                   0,   0,  0, 0, 0,    0,    0, 3, 0};
     assert_int_equal(out.len, 6 + 4 + sizeof HEAD + tuple.len);
     assert_int_equal(tm_load_u32(out.ptr + 6), sizeof HEAD + tuple.len + PIECE);
     assert_memory_equal(out.ptr + 10, HEAD, sizeof HEAD);
@@ -96,8 +96,7 @@ static void refuses_what_no_peer_could_read(void **state)
     control.op = TM_OP_LINK;
     assert_int_equal(tm_sequence_first(&out, FLAGS, &control, 1, 9), TM_EUSE_ARG);
     control.op = TM_OP_SPAWN_REQUEST;
-    assert_int_equal(tm_sequence_first(&out, FLAGS & ~TM_DFLAG(SPAWN), &control, 1, 9),
-                     TM_ENOTSUP);
+    assert_int_equal(tm_sequence_first(&out, FLAGS & ~TM_DFLAG(SPAWN), &control, 1, 9), TM_ENOTSUP);
     assert_int_equal(out.len, 0);
     tm_buf_fini(&out);
 }
