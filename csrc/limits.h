@@ -149,6 +149,19 @@ static_assert(TM_MESSAGE_BYTES_DEFAULT < TM_REASSEMBLY_BYTES_DEFAULT, "a whole m
 #define TM_SEND_BATCH_SEGMENTS 64
 static_assert(TM_SEND_BATCH_SEGMENTS <= 1024, "IOV_MAX");
 
+/* A payload above this goes out in fragments, and each of them carries so many bytes of it: OTP's own
+ * size. What others send waits for one write of them at most. */
+#define TM_FRAGMENT_BYTES (64 * TM_KIB)
+static_assert(2 * TM_FRAGMENT_BYTES <= TM_SEND_BATCH_BYTES,
+              "a write with other entries has room for a fragment too");
+/* Sequences of fragments open at once on one connection: each costs the peer memory until its last one;
+ * the next ones wait. So many senders share the connection fairly. */
+#define TM_SEQUENCES_OUT_MAX 32
+/* Largest payload that goes out with a priority, bytes: OTP 28 and 29 read past the end of a prioritised
+ * message from 64 KiB on (erlang/otp 11416). A larger one loses nothing but its priority. */
+#define TM_PRIO_BYTES_MAX (32 * TM_KIB)
+static_assert(TM_PRIO_BYTES_MAX < TM_FRAGMENT_BYTES, "no fragment carries a priority");
+
 /* Mailbox of one process and everything waiting for the consumer of one node, bytes. Reading never
  * pauses; these bounds end a process or a connection instead. */
 #define TM_MAILBOX_BYTES_DEFAULT (128 * TM_MIB)

@@ -258,10 +258,8 @@ static int send_queue(tumen_node *node, tumen_bytes peer_name, tm_entry *entry, 
     tm_peer *peer;
     tm_node_lock(node);
     int rc = target_peer(node, peer_name, !(flags & TUMEN_SEND_NOCONNECT), &peer);
-    if (!rc && tm_peer_busy(peer, flags & TUMEN_SEND_CONTROL)) {
-        peer->want_writable = true;
-        rc = TM_EBUSY;
-    }
+    bool large = tm_entry_payload(entry) > TM_FRAGMENT_BYTES;
+    if (!rc && tm_peer_refuses(peer, flags & TUMEN_SEND_CONTROL, large)) rc = TM_EBUSY;
     if (rc) {
         tm_entry_free(&node->engine->alloc, entry);
     } else {
@@ -314,7 +312,7 @@ void tumen_flush(tumen_node *node)
         tm_list *link = tm_list_pop(&node->dirty);
         if (!link) break;
         tm_peer *peer = TM_CONTAINER(link, tm_peer, dirty_link);
-        if (!tm_connection_write_direct(peer) && peer->queue.head) {
+        if (!tm_connection_write_direct(peer) && tm_sendq_ready(&peer->queue)) {
             tm_peer_mark_dirty(peer);
             wake = true;
         }
@@ -330,10 +328,8 @@ int tumen_want_writable(tumen_node *node, tumen_bytes name)
     tm_node_lock(node);
     tm_peer *peer = tm_node_find_peer(node, tm_private(name));
     int rc = peer ? 0 : TM_ENOCONN;
-    if (peer && tm_peer_busy(peer, false)) {
-        peer->want_writable = true;
-        rc = TM_EBUSY;
-    }
+    /* Who was refused is told by the event of what he was refused for. */
+    if (peer && (peer->want_small || tm_peer_refuses(peer, false, true))) rc = TM_EBUSY;
     tm_node_unlock(node);
     return rc;
 }
@@ -444,10 +440,7 @@ int tumen_spawn_request(tumen_node *node, tumen_key from, tumen_bytes peer_name,
     tm_ref made = {0};
     tm_node_lock(node);
     int rc = target_peer(node, peer_name, true, &peer);
-    if (!rc && tm_peer_busy(peer, false)) {
-        peer->want_writable = true;
-        rc = TM_EBUSY;
-    }
+    if (!rc && tm_peer_refuses(peer, false, args.len > TM_FRAGMENT_BYTES)) rc = TM_EBUSY;
     if (!rc) rc = tm_procs_spawn_request(node->procs, from, peer->name, TM_SPAWN_MONITOR, &made);
     if (!rc) {
         tm_pid sender = tm_procs_pid(node->procs, from);

@@ -240,15 +240,11 @@ void tm_connection_close(tm_connection *conn, int code, const char *text)
     tm_timer_cancel(&node->engine->wheel, &conn->tick_timer);
     tm_node_lock_engine(node);
     uint64_t lost = peer->queue.messages;
-    /* What is being written stays in conn->writing until the kernel or the caller is done with it. */
-    for (tm_entry *entry = conn->writing; entry; entry = entry->next)
-        tm_sendq_settle(&peer->queue, entry);
-    for (tm_entry *entry = conn->writing; entry; entry = entry->next)
-        __atomic_sub_fetch(&node->sendq_bytes, entry->weight, __ATOMIC_RELAXED);
+    tm_connection_write_lost(conn, peer);
     peer->conn = NULL;
     peer->state = TM_PEER_DOWN;
     peer->sending = false;
-    peer->want_writable = false;
+    peer->want_writable = peer->want_small = false;
     tm_list_remove(&peer->dirty_link);
     conn->peer = NULL;
     tm_peer_drop_queue(peer);

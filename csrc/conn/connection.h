@@ -7,6 +7,7 @@
 #define TM_CONN_CONNECTION_H
 
 #include "../dist/fragment.h"
+#include "flow.h"
 #include "node.h"
 
 /* The message that is being received. */
@@ -37,12 +38,14 @@ typedef struct tm_connection {
 
     /* the write in flight: owned by whoever set peer->sending (the engine, or a caller) */
     tm_entry *writing; /* entries of this write, in order */
+    tm_flow *flows;    /* behind them: flows with fragments in this write, in order */
     tm_buf out;        /* their contiguous bytes */
     struct iovec iov[TM_SEND_BATCH_SEGMENTS];
     int iov_count, iov_next;
     tm_buf carried; /* the last words of the handshake, still in flight */
     size_t carried_done;
     bool direct;        /* a caller is writing; under node->lock */
+    bool leftover;      /* a caller has left the claim to the engine; under node->lock */
     bool close_pending; /* the engine wants to close meanwhile; under node->lock */
     bool down;          /* engine: closing has begun */
     bool draining;      /* close after the last queued byte */
@@ -62,6 +65,9 @@ void tm_connection_sent(tm_sock *sock, ssize_t rc);
 void tm_connection_resume(tm_command *command);
 /* Frees the entries of the write that was in flight. Under node->lock. */
 void tm_connection_write_over(tm_connection *conn, tm_peer *peer);
+/* The connection is down: what was being written counts as lost, and stays in conn->writing until the
+ * kernel or the caller is done with it. Under node->lock. */
+void tm_connection_write_lost(tm_connection *conn, tm_peer *peer);
 
 /* receive.c */
 void tm_connection_received(tm_sock *sock, tm_bytes bytes);

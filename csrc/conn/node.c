@@ -339,7 +339,10 @@ static void node_free(tumen_node *node)
     position = 0;
     for (tm_peer *peer; (peer = tm_map_next(&node->peers, &position));) {
         if (peer->host) tm_alloc_free(alloc, peer->host, strlen(peer->host) + 1);
-        for (tm_entry *entry; (entry = tm_sendq_pop(&peer->queue));) tm_entry_free(alloc, entry);
+        for (tm_entry *entry; (entry = tm_sendq_pop_any(&peer->queue));) {
+            tm_sendq_settle(&peer->queue, entry);
+            tm_entry_free(alloc, entry);
+        }
         tm_alloc_free(alloc, peer, sizeof *peer + peer->name.len);
     }
     tm_map_fini(&node->peers);

@@ -25,9 +25,10 @@ typedef struct tm_peer {
     enum tm_peer_state state;
     tm_sendq queue;
     bool want_writable; /* a caller was told Busy */
-    bool sending;       /* a write is in flight or being made: by the engine or a caller's flush */
-    bool direct;        /* a caller's flush is writing for it outside the lock */
-    tm_list dirty_link; /* in node->dirty */
+    bool want_small; /* ... with a small message: it need not wait for large ones to be written */
+    bool sending;    /* a write is in flight or being made: by the engine or a caller's flush */
+    bool direct;     /* a caller's flush is writing for it outside the lock */
+    tm_list dirty_link;         /* in node->dirty */
     struct tm_connection *conn; /* up */
     bool conn_failed; /* a signal was lost for want of memory: the connection must close */
     char *host;       /* where it listens, if told; NULL: ask the port mapper */
@@ -115,8 +116,10 @@ tm_peer *tm_node_make_peer(tumen_node *node, tm_bytes name);
 void tm_peer_retire(tm_peer *peer);
 /* Puts an entry into the queue (takes it) and starts to connect if that is needed. */
 void tm_peer_queue(tm_peer *peer, tm_entry *entry);
-/* Room for one more data message? */
-bool tm_peer_busy(const tm_peer *peer, bool control);
+/* No room for one more message? large: one that goes out in fragments. */
+bool tm_peer_busy(const tm_peer *peer, bool control, bool large);
+/* The same for a caller who is then told when there is room: tm_peer_relieve. */
+bool tm_peer_refuses(tm_peer *peer, bool control, bool large);
 /* Drops everything queued; the number of accepted messages among it. */
 uint64_t tm_peer_drop_queue(tm_peer *peer);
 /* An entry is written or lost: counts, lent memory, the writable event. Frees it. */

@@ -1,10 +1,12 @@
 #include "sendq.h"
 
 #include "../base/check.h"
+#include "../dist/sequence.h"
+#include "flow.h"
 
-void tm_sendq_init(tm_sendq *queue)
+void tm_sendq_init(tm_sendq *queue, const tm_alloc *alloc, const uint64_t seed[2])
 {
-    *queue = (tm_sendq){0};
+    *queue = (tm_sendq){.alloc = alloc, .seed = seed};
     queue->tail = &queue->head;
 }
 
@@ -17,10 +19,12 @@ static void sendq_count(tm_sendq *queue, const tm_entry *entry)
 
 void tm_sendq_push(tm_sendq *queue, tm_entry *entry)
 {
+    sendq_count(queue, entry);
+    if (queue->flows || tm_entry_payload(entry) > TM_FRAGMENT_BYTES)
+        if (tm_flow_push(queue, entry)) return;
     entry->next = NULL;
     *queue->tail = entry;
     queue->tail = &entry->next;
-    sendq_count(queue, entry);
 }
 
 void tm_sendq_push_front(tm_sendq *queue, tm_entry *entry)
@@ -41,12 +45,19 @@ tm_entry *tm_sendq_pop(tm_sendq *queue)
     return entry;
 }
 
-void tm_sendq_settle(tm_sendq *queue, const tm_entry *entry)
+tm_entry *tm_sendq_pop_any(tm_sendq *queue)
+{
+    tm_entry *entry = tm_sendq_pop(queue);
+    return entry ? entry : tm_flow_pop(queue);
+}
+
+void tm_sendq_settle(tm_sendq *queue, tm_entry *entry)
 {
     TM_ASSERT(queue->count > 0);
     queue->bytes -= entry->weight;
     queue->count--;
     if (entry->message) queue->messages--;
+    if (entry->flow) tm_flow_end(queue, entry);
 }
 
 tm_entry *tm_entry_create(const tm_alloc *alloc, size_t extra, size_t parts)
@@ -125,17 +136,25 @@ static void entry_control(const tm_entry *entry, tm_bytes our, tm_bytes peer, tm
     }
 }
 
+static void entry_fill(const tm_entry *entry, tm_bytes our, uint32_t our_creation, tm_bytes peer,
+                       tm_control *control)
+{
+    entry_control(entry, our, peer, control);
+    /* REG_SEND and ALIAS_SEND name a sender even when no process sent: pid 0 exists nowhere. */
+    if (control->from.kind == TM_ITEM_NONE &&
+        (entry->op == TM_OP_REG_SEND || entry->op == TM_OP_ALIAS_SEND))
+        control->from = pid_item((tm_small_pid){.creation = our_creation}, our);
+    if (entry->op == TM_OP_ALTACT_SIG_SEND && tm_entry_payload(entry) > TM_PRIO_BYTES_MAX)
+        control->flags &= ~(uint64_t)TM_ALTACT_PRIO;
+}
+
 int tm_entry_write(const tm_entry *entry, tm_bytes our, uint32_t our_creation, tm_bytes peer,
                    uint64_t flags, tm_buf *out, bool *segments)
 {
     *segments = false;
     if (entry->op == TM_ENTRY_TICK) return tm_buf_append(out, "\0\0\0\0", 4);
     tm_control control;
-    entry_control(entry, our, peer, &control);
-    /* REG_SEND and ALIAS_SEND name a sender even when no process sent: pid 0 exists nowhere. */
-    if (control.from.kind == TM_ITEM_NONE &&
-        (entry->op == TM_OP_REG_SEND || entry->op == TM_OP_ALIAS_SEND))
-        control.from = pid_item((tm_small_pid){.creation = our_creation}, our);
+    entry_fill(entry, our, our_creation, peer, &control);
     if (!entry->payload_len) return tm_frame_write(out, flags, &control, (tm_bytes){0});
     if (entry->part_count == 1 && !entry->parts[0].lent &&
         entry->payload_len < TM_SEGMENT_BYTES_MIN)
@@ -143,4 +162,12 @@ int tm_entry_write(const tm_entry *entry, tm_bytes our, uint32_t our_creation, t
                               tm_bytes_of(entry->parts[0].bytes.ptr, entry->payload_len));
     *segments = true;
     return tm_frame_write_head(out, flags, &control, entry->payload_len);
+}
+
+int tm_entry_write_first(const tm_entry *entry, tm_bytes our, uint32_t our_creation, tm_bytes peer,
+                         uint64_t flags, uint64_t id, tm_buf *out)
+{
+    tm_control control;
+    entry_fill(entry, our, our_creation, peer, &control);
+    return tm_sequence_first(out, flags, &control, id, tm_entry_payload(entry));
 }
