@@ -153,9 +153,12 @@ int tm_entry_write(const tm_entry *entry, tm_bytes our, uint32_t our_creation, t
         control.from = pid_item((tm_small_pid){.creation = our_creation}, our);
     if (!entry->payload_len) return tm_frame_write(out, flags, &control, (tm_bytes){0});
     if (entry->part_count == 1 && !entry->parts[0].lent &&
-        entry->payload_len < TM_SEGMENT_BYTES_MIN)
-        return tm_frame_write(out, flags, &control,
-                              tm_bytes_of(entry->parts[0].bytes.ptr, entry->payload_len));
+        entry->payload_len < TM_SEGMENT_BYTES_MIN) {
+        int rc = tm_frame_write(out, flags, &control,
+                                tm_bytes_of(entry->parts[0].bytes.ptr, entry->payload_len));
+        /* An operation that the peer does not know has no payload either. */
+        return rc == TM_EUSE_ARG && !tm_control_takes_payload(flags, &control) ? TM_ENOTSUP : rc;
+    }
     *segments = true;
     return tm_frame_write_head(out, flags, &control, entry->payload_len);
 }

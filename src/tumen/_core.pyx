@@ -1400,6 +1400,19 @@ cdef class CoreProcess:
             self.report()
         return self.untrace(message) if type(message) is _Traced else message
 
+    def _check(self):
+        """ProcessExited unless it lives."""
+        self.check()
+
+    def _deliver(self, message):
+        """Puts a message of the node itself into the mailbox."""
+        self.put(message, 0)
+
+    def _trace(self, bytes token not None):
+        """From here on it has this trace token."""
+        self.traced = True
+        self.take_token(token)
+
     def _mail_future(self):
         """Resolved by the next message, or by the end of the process."""
         return self.wait()
