@@ -1872,6 +1872,9 @@ cdef class LoopNode(CoreNode):
             raise RuntimeError("this object is a process already")
         if not key:
             key = self.spawn()
+        elif self.trace_token(key):
+            # Of the request that it was made for.
+            process.traced = process.has_token = True
         process.pid = self.pid(key)
         process.key = key
         process.core = self
