@@ -142,7 +142,7 @@ enum tumen_limit {
     /* The node: what waits for the consumer, over it the connection with most of it closes; and what
      * waits in mailboxes, over it the process with the largest one ends. */
     TUMEN_LIMIT_INBOX_BYTES = 4,
-    TUMEN_LIMIT_DEPTH = 5,       /* nesting of a received term, levels */
+    TUMEN_LIMIT_DEPTH = 5,           /* nesting of a received term, levels */
     TUMEN_LIMIT_DECODED_BYTES = 6,   /* objects that one received term may become */
     TUMEN_LIMIT_TICK_TIME_MS = 7,    /* net_ticktime, milliseconds */
     TUMEN_LIMIT_HANDSHAKE_MS = 8,    /* one absolute deadline for a handshake, milliseconds */
@@ -368,7 +368,7 @@ enum tumen_event_kind {
     TUMEN_EVENT_DOWN = 3,    /* process, ref, from (pid) or name+node, term (reason) */
     TUMEN_EVENT_EXIT = 4,    /* process traps exits: from, term (reason) */
     TUMEN_EVENT_EXITED = 5,  /* process was ended by a signal or a limit: term (reason) */
-    TUMEN_EVENT_SPAWN = 6,   /* process (made for it), from (requester), ref, node (the module), name
+    TUMEN_EVENT_SPAWN = 6, /* process (made for it), from (requester), ref, node (the module), name
                                 (the function), term (arguments, usually a list) */
     TUMEN_EVENT_ABANDONED = 7, /* process of a SPAWN: its caller has gone */
     TUMEN_EVENT_SPAWN_REPLY =
@@ -401,7 +401,8 @@ typedef struct tumen_event {
     tumen_ref ref;       /* ref.node.len == 0: none */
     tumen_bytes node;
     tumen_bytes name;
-    tumen_bytes text; /* for people; MESSAGE, REPLY and EXIT: the trace token that came along, or empty */
+    tumen_bytes
+        text; /* for people; MESSAGE, REPLY and EXIT: the trace token that came along, or empty */
     tumen_bytes term; /* one walked term */
 } tumen_event;
 

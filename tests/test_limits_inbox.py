@@ -148,14 +148,14 @@ async def test_mailboxes_over_the_bound_of_the_node_end_the_process_with_the_lar
     async with crammed(inbox_bytes_max=MIB) as (s, evil, stuck):
         smaller = s.node.spawn(never_reads, name="smaller")
         monitor = s.node.monitor(stuck)
-        evil.send(to_stuck(evil, of_size(MIB // 2)))
+        evil.send(to_stuck(evil, of_size(MIB * 9 // 16)))
         evil.send(reg_send(evil.pid(1), "smaller", of_size(MIB * 3 // 8)))
         evil.ping()
         await eventually("in the mailboxes", lambda: s.node.info().inbox_bytes < KIB)
         # It is the smaller one that goes over the bound, and the larger that has to go.
-        evil.send(reg_send(evil.pid(1), "smaller", of_size(MIB // 8 + 1)))
+        evil.send(reg_send(evil.pid(1), "smaller", of_size(MIB // 16 + 1)))
         async with asyncio.timeout(5):
-            assert await monitor == (Atom("mailbox_full"), MIB // 2)
+            assert await monitor == (Atom("mailbox_full"), MIB * 9 // 16)
         assert s.node.whereis("smaller") == smaller
         assert evil.name in s.node.nodes()
         await eventually("given back", lambda: s.node.info().mail_bytes < MIB // 2 + KIB)

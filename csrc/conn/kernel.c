@@ -77,8 +77,8 @@ static int spawn_answer(tm_connection *conn, const tm_control *control, unsigned
     tm_bytes token = {0};
     if (pid && control->has_token)
         token = tm_procs_next_token(node->procs, tm_procs_find(node->procs, pid));
-    tm_entry *entry = tm_entry_spawn_reply(node, &control->ref, &control->from.pid, flags, pid,
-                                           error, token);
+    tm_entry *entry =
+        tm_entry_spawn_reply(node, &control->ref, &control->from.pid, flags, pid, error, token);
     if (!entry) return TM_ENOMEM;
     tm_peer_queue(conn->peer, entry);
     return 0;
@@ -112,7 +112,7 @@ static bool count_is(tm_cursor c)
 static bool spawn_option_pair(tm_cursor c)
 {
     static const char *const COUNTS[] = {"fullsweep_after", "min_heap_size", "min_bin_vheap_size",
-                                         "max_heap_size", "scheduler", NULL};
+                                         "max_heap_size",   "scheduler",     NULL};
     static const char *const PRIORITY[] = {"priority", NULL};
     static const char *const PRIORITIES[] = {"low", "normal", "high", "max", NULL};
     static const char *const QUEUE[] = {"message_queue_data", NULL};

@@ -104,7 +104,8 @@ static void default_cookie_free(tumen_node *node)
 
 typedef struct tm_exposed {
     size_t len;
-    uint8_t key[]; /* module, NUL, function: an atom's text from a peer may hold a NUL, ours may not */
+    uint8_t
+        key[]; /* module, NUL, function: an atom's text from a peer may hold a NUL, ours may not */
 } tm_exposed;
 
 /* The key of a function; space holds two atoms. Empty for names that nothing can be exposed under. */

@@ -75,8 +75,7 @@ static void demonitor_alias_ends_with_the_monitor(void **state)
     bool reply = true;
     tm_ref ended = monitor_ok(f, key, name_target(B, "srv"), TM_MONITOR_DEMONITOR);
     tm_ref fired = monitor_ok(f, key, name_target(B, "srv"), TM_MONITOR_DEMONITOR);
-    for (int i = 0; i < 2; i++)
-        assert_true(tm_procs_use_alias(f->procs, &ended, &reply) == key);
+    for (int i = 0; i < 2; i++) assert_true(tm_procs_use_alias(f->procs, &ended, &reply) == key);
     assert_false(reply);
     assert_true(tm_procs_demonitor(f->procs, key, &ended));
     on_monitor_exit_ok(f, B, pid_of(f, key), fired, CRASH);
@@ -127,8 +126,7 @@ static void node_monitor_fires_once_a_call_after_all_else(void **state)
 {
     fixture *f = *state;
     tm_proc_key key = spawn(f);
-    for (int i = 0; i < 3; i++)
-        assert_int_equal(tm_procs_monitor_node(f->procs, key, B), 0);
+    for (int i = 0; i < 3; i++) assert_int_equal(tm_procs_monitor_node(f->procs, key, B), 0);
     assert_int_equal(tm_procs_monitor_node(f->procs, key, C), 0);
     assert_int_equal(tm_procs_monitor_node(f->procs, key, HERE), 0);
     assert_true(tm_procs_demonitor_node(f->procs, key, B));

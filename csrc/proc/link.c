@@ -20,8 +20,11 @@ void tm_exit_deliver(tm_procs *procs, tm_process *to, const tm_pid *from, tm_byt
         return;
     }
     if (to->trap_exit) {
-        tm_proc_event event = {
-            .kind = TM_EVENT_EXIT_MESSAGE, .key = to->key, .pid = *from, .reason = reason, .token = procs->carried};
+        tm_proc_event event = {.kind = TM_EVENT_EXIT_MESSAGE,
+                               .key = to->key,
+                               .pid = *from,
+                               .reason = reason,
+                               .token = procs->carried};
         tm_procs_event(procs, &event);
         return;
     }

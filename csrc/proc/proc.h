@@ -62,7 +62,7 @@ typedef struct tm_proc_signal {
     tm_proc_key sender; /* the local process whose signal order counts; 0: none any more */
     tm_pid from;        /* a local pid; in an answer for a dead one, as the peer named it */
     tm_bytes from_name; /* MONITOR_EXIT of a monitor that was set by name; else ptr is NULL */
-    tm_target to;           /* EXIT2 may go to an alias too */
+    tm_target to;       /* EXIT2 may go to an alias too */
     tm_ref ref;
     uint64_t unlink_id;
     tm_bytes reason; /* one term */

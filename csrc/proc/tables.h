@@ -57,10 +57,10 @@ typedef struct tm_process {
     tm_bytes reason; /* borrowed from the call in progress */
     tm_list of_ending;
     tm_list names;
-    tm_list handles; /* tm_handle.of_owner */
-    tm_list watched; /* tm_handle.of_target: monitors of processes of this node on it */
-    tm_list watches; /* tm_watch.of_target: monitors of peers on it */
-    tm_list links;   /* tm_link_end.of_process */
+    tm_list handles;   /* tm_handle.of_owner */
+    tm_list watched;   /* tm_handle.of_target: monitors of processes of this node on it */
+    tm_list watches;   /* tm_watch.of_target: monitors of peers on it */
+    tm_list links;     /* tm_link_end.of_process */
     tm_leader *leader; /* NULL: the node's default */
     tm_trace *trace;   /* NULL: never traced */
 } tm_process;
@@ -103,7 +103,12 @@ typedef struct tm_reason {
 enum tm_handle_kind { TM_HANDLE_ALIAS, TM_HANDLE_MONITOR, TM_HANDLE_SPAWN, TM_HANDLE_NODE };
 
 /* What ends the alias that a handle is. */
-enum tm_alias_mode { TM_ALIAS_OFF, TM_ALIAS_UNTIL_UNALIAS, TM_ALIAS_UNTIL_DEMONITOR, TM_ALIAS_UNTIL_REPLY };
+enum tm_alias_mode {
+    TM_ALIAS_OFF,
+    TM_ALIAS_UNTIL_UNALIAS,
+    TM_ALIAS_UNTIL_DEMONITOR,
+    TM_ALIAS_UNTIL_REPLY
+};
 
 /* What a reference of ours stands for. */
 typedef struct tm_handle {

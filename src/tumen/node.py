@@ -355,13 +355,13 @@ class Node:
         """spawn(Node, Module, Function, Args): starts a process on another node.
 
         Its `Pid`; with `monitor` ``(pid, monitor)``, and ``await monitor`` is its exit reason. With
-        `link` it ends when this node stops or is lost, with `noconnection`; its own end does nothing
-        here. `group_leader` gets what it prints, else this node does; `options` are terms, those of
-        spawn_opt/5 beyond link and monitor, as ``(Atom("priority"), Atom("high"))``.
+        `link` it ends when this node stops or is lost, with `noconnection`; its own end does
+        nothing here. `group_leader` gets what it prints, else this node does; `options` are terms,
+        those of spawn_opt/5 beyond link and monitor, as ``(Atom("priority"), Atom("high"))``.
 
-        `RemoteError` with the reason when it was refused (``badopt``, ``notsup``, ``system_limit``),
-        `NoConnection`, `CallTimeout` after `timeout` seconds: then its link and monitor end as soon
-        as it answers.
+        `RemoteError` with the reason when it was refused (``badopt``, ``notsup``,
+        ``system_limit``), `NoConnection`, `CallTimeout` after `timeout` seconds: then its link and
+        monitor end as soon as it answers.
         """
         state = self._running
         owner = state.own_process

@@ -4,6 +4,8 @@ Each execution is a process of the node. One for erpc has no mailbox, and its ex
 result, as erpc wants it; a spawned one ends as its function does on a BEAM.
 """
 
+# ruff: noqa: SLF001 - it runs processes through what their users are not to see
+
 from __future__ import annotations
 
 import asyncio

@@ -105,7 +105,7 @@ async def test_demonitor_ends_all_aliases_but_the_explicit_one(
     }
     for ref in refs.values():
         assert proc.demonitor(ref)
-    await shared_beam.eval("[R ! M || {M, R} <- L], ok", L=[(m, r) for m, r in refs.items()])
+    await shared_beam.eval("[R ! M || {M, R} <- L], ok", L=list(refs.items()))
     assert await mail_after(node, shared_beam, proc) == [b"explicit_unalias"]
     unaliased = proc.monitor(("tumen_peer", shared_beam.name), alias="reply_demonitor")
     assert proc.unalias(unaliased)

@@ -31,7 +31,9 @@ async def test_beam_gives_a_python_process_a_group_leader(
 ) -> None:
     proc = await idle_process(node)
     assert proc.group_leader == node._running.group_leader
-    leader = await shared_beam.eval("L = group_leader(), group_leader(L, P), P ! set, L", P=proc.pid)
+    leader = await shared_beam.eval(
+        "L = group_leader(), group_leader(L, P), P ! set, L", P=proc.pid
+    )
     assert await proc.receive(timeout=5) == Atom("set")
     assert proc.group_leader == leader
     # What it starts here inherits it, and so does what it starts there.
@@ -55,7 +57,7 @@ async def test_python_sets_the_group_leader_of_a_beam_process(
 ) -> None:
     proc = await idle_process(node)
     pid = await shared_beam.eval(
-        "spawn(fun() -> receive go -> io:format(\"~p~n\", [hi]) end, receive stop -> ok end end)"
+        'spawn(fun() -> receive go -> io:format("~p~n", [hi]) end, receive stop -> ok end end)'
     )
     proc.set_group_leader(pid, proc.pid)
     proc.send(pid, Atom("go"))

@@ -23,9 +23,7 @@ TRACED = (
     "D ! M, T = seq_trace:get_token(), seq_trace:set_token([]), T end, "
 )
 # The next message, and the token that it brought.
-GET = (
-    "Get = fun() -> receive M -> {M, seq_trace:get_token()} after 5000 -> timeout end end, "
-)
+GET = "Get = fun() -> receive M -> {M, seq_trace:get_token()} after 5000 -> timeout end end, "
 
 
 @pytest_asyncio.fixture

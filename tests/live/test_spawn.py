@@ -278,9 +278,7 @@ async def test_node_spawns_and_awaits_the_end(node: tumen.Node, shared_beam: pee
     assert await node.ping(shared_beam.name)
 
 
-async def test_options_and_group_leader_go_along(
-    node: tumen.Node, shared_beam: peers.Beam
-) -> None:
+async def test_options_and_group_leader_go_along(node: tumen.Node, shared_beam: peers.Beam) -> None:
     leader = await idle_process(node)
     pid = await node.spawn_remote(
         shared_beam.name,
