@@ -93,12 +93,16 @@ static int spawn_refuse(tm_connection *conn, const tm_control *control, tm_bytes
     return rc;
 }
 
-static bool atom_among(tm_cursor c, const char *const names[])
+/* Names of atoms, the last one empty. Text lies in the table itself: pointers would have to be writable for
+ * the loader. */
+typedef char names[8][20];
+
+static bool atom_among(tm_cursor c, const names names)
 {
     tm_atom atom;
     if (tm_etf_read_atom(&c, &atom) != 0) return false;
-    for (; *names; names++)
-        if (tm_bytes_equal(atom.text, tm_bytes_of(*names, strlen(*names)))) return true;
+    for (size_t i = 0; names[i][0]; i++)
+        if (tm_bytes_equal(atom.text, tm_bytes_of(names[i], strlen(names[i])))) return true;
     return false;
 }
 
@@ -111,15 +115,12 @@ static bool count_is(tm_cursor c)
 /* {Tag, Value}: those of spawn_opt/5, which mean nothing here, are taken if OTP would take them. */
 static bool spawn_option_pair(tm_cursor c)
 {
-    static const char *const COUNTS[] = {"fullsweep_after", "min_heap_size", "min_bin_vheap_size",
-                                         "max_heap_size",   "scheduler",     NULL};
-    static const char *const PRIORITY[] = {"priority", NULL};
-    static const char *const PRIORITIES[] = {"low", "normal", "high", "max", NULL};
-    static const char *const QUEUE[] = {"message_queue_data", NULL};
-    static const char *const QUEUES[] = {"on_heap", "off_heap", "mixed", NULL};
-    static const char *const ASYNC[] = {"async_dist", NULL};
-    static const char *const BOOLEANS[] = {"true", "false", NULL};
-    static const char *const HEAP[] = {"max_heap_size", NULL};
+    static const names COUNTS = {"fullsweep_after", "min_heap_size", "min_bin_vheap_size",
+                                 "max_heap_size", "scheduler"};
+    static const names PRIORITY = {"priority"}, PRIORITIES = {"low", "normal", "high", "max"};
+    static const names QUEUE = {"message_queue_data"}, QUEUES = {"on_heap", "off_heap", "mixed"};
+    static const names ASYNC = {"async_dist"}, BOOLEANS = {"true", "false"};
+    static const names HEAP = {"max_heap_size"};
     tm_atom tag;
     tm_cursor value = c;
     if (tm_etf_read_atom(&value, &tag) != 0) return false;

@@ -190,7 +190,8 @@ class Running:
         return self.own_process.pid
 
     def leader_of(self, process: CoreProcess) -> Pid:
-        """The group leader of a process of this node."""
+        """The group leader of a process of this node. `ProcessExited`."""
+        process._check()
         return self.core.group_leader(process._key) or self.group_leader
 
     def _adopt(self, key: int) -> Process:
