@@ -202,5 +202,13 @@ static_assert(TM_IO_READ_BATCH_BYTES >= TM_IO_SCRATCH_BYTES, "a turn reads at le
  * make us hold 100 MB at most; a node that watches each of 100,000 processes stays well below. */
 #define TM_PEER_MONITORS_MAX 250000
 #define TM_PEER_LINKS_MAX 250000
+/* Longest sequential trace token that is kept, bytes: a label is a number or a small term, and each
+ * process that a trace comes by holds a copy. A message with a longer one arrives without it. */
+#define TM_TRACE_TOKEN_BYTES_MAX (4 * TM_KIB)
+/* Options of a spawn request, bytes: they travel in the control message, which must stay small. */
+#define TM_SPAWN_OPTIONS_BYTES_MAX (2 * TM_KIB)
+static_assert(TM_SPAWN_OPTIONS_BYTES_MAX < TM_FRAME_HEAD_BYTES_MAX, "options are part of the head");
+/* Functions that a node exposes to spawn requests, entries: each is a name of two atoms. */
+#define TM_EXPOSED_COUNT_MAX 65536
 
 #endif

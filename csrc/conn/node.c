@@ -100,6 +100,71 @@ static void default_cookie_free(tumen_node *node)
     node->cookie = (tm_bytes){0};
 }
 
+/* -- exposed functions -------------------------------------------------------------------------------- */
+
+typedef struct tm_exposed {
+    size_t len;
+    uint8_t
+        key[]; /* module, NUL, function: an atom's text from a peer may hold a NUL, ours may not */
+} tm_exposed;
+
+/* The key of a function; space holds two atoms. Empty for names that nothing can be exposed under. */
+static tm_bytes exposed_key(tm_bytes module, tm_bytes function, uint8_t *space)
+{
+    if (module.len > TM_ATOM_BYTES_MAX || function.len > TM_ATOM_BYTES_MAX ||
+        memchr(module.ptr, 0, module.len) || memchr(function.ptr, 0, function.len))
+        return (tm_bytes){0};
+    uint8_t *at = tm_store_bytes(space, module.ptr, module.len);
+    *at++ = 0;
+    at = tm_store_bytes(at, function.ptr, function.len);
+    return tm_bytes_of(space, (size_t)(at - space));
+}
+
+bool tm_node_exposes(const tumen_node *node, tm_bytes module, tm_bytes function)
+{
+    uint8_t space[2 * TM_ATOM_BYTES_MAX + 1];
+    tm_bytes key = exposed_key(module, function, space);
+    return key.len && node->exposed.count && tm_map_get(&node->exposed, key);
+}
+
+static void exposed_free(tumen_node *node, tm_exposed *exposed)
+{
+    tm_alloc_free(&node->engine->alloc, exposed, sizeof *exposed + exposed->len);
+}
+
+/* Under the lock. */
+static int exposed_set(tumen_node *node, tm_bytes key, bool on)
+{
+    tm_exposed *old = tm_map_get(&node->exposed, key);
+    if (!on && old) {
+        tm_map_remove(&node->exposed, key);
+        exposed_free(node, old);
+    }
+    if (!on || old) return 0;
+    if (node->exposed.count >= TM_EXPOSED_COUNT_MAX) return TM_EUSE_LIMIT;
+    tm_exposed *fresh = tm_alloc_get(&node->engine->alloc, sizeof *fresh + key.len);
+    if (!fresh) return TM_ENOMEM;
+    fresh->len = key.len;
+    memcpy(fresh->key, key.ptr, key.len);
+    int rc = tm_map_set(&node->exposed, tm_bytes_of(fresh->key, fresh->len), fresh);
+    if (rc) exposed_free(node, fresh);
+    return rc;
+}
+
+int tumen_expose(tumen_node *node, tumen_bytes module, tumen_bytes function, int on)
+{
+    if (node->forked) return TM_EFORKED;
+    uint8_t space[2 * TM_ATOM_BYTES_MAX + 1];
+    tm_bytes key = exposed_key(tm_private(module), tm_private(function), space);
+    if (!key.len) return TM_EUSE_NAME;
+    tm_node_lock(node);
+    int rc = exposed_set(node, key, on != 0);
+    tm_node_unlock(node);
+    return rc;
+}
+
+/* -- cookies, changed --------------------------------------------------------------------------------- */
+
 /* Under the lock. */
 static int default_cookie_set(tumen_node *node, tm_bytes cookie)
 {
@@ -309,6 +374,7 @@ static int node_init(tumen_node *node, const tumen_node_options *options)
     memcpy(node->limits, LIMIT_DEFAULTS, sizeof node->limits);
     tm_map_init(&node->peers, &engine->alloc, engine->seed);
     tm_map_init(&node->cookies, &engine->alloc, engine->seed);
+    tm_map_init(&node->exposed, &engine->alloc, engine->seed);
     tm_list_init(&node->dirty);
     tm_list_init(&node->greetings);
     tm_list_init(&node->connections);
@@ -335,6 +401,10 @@ static void node_free(tumen_node *node)
     for (tm_cookie *cookie; (cookie = tm_map_next(&node->cookies, &position));)
         cookie_free(node, cookie);
     tm_map_fini(&node->cookies);
+    position = 0;
+    for (tm_exposed *exposed; (exposed = tm_map_next(&node->exposed, &position));)
+        exposed_free(node, exposed);
+    tm_map_fini(&node->exposed);
     default_cookie_free(node);
     position = 0;
     for (tm_peer *peer; (peer = tm_map_next(&node->peers, &position));) {

@@ -59,6 +59,7 @@ struct tumen_node {
     tm_proc_key kernel; /* the process registered as net_kernel: answered by the core */
     tm_map peers;       /* name -> tm_peer */
     tm_map cookies;     /* name -> tm_cookie */
+    tm_map exposed;     /* module, NUL, function -> tm_exposed: what spawn requests may run */
     tm_bytes cookie;    /* for all others */
     tm_list dirty;      /* peers with something queued since the last flush */
     bool
@@ -137,11 +138,11 @@ void tm_node_on_event(void *ctx, const tm_proc_event *event);
 
 /* Entries for messages and spawn replies. from may be {0}. */
 tm_entry *tm_entry_message(tumen_node *node, const tm_pid *from, const tm_target *to,
-                           const tumen_part *parts, size_t count);
+                           const tumen_part *parts, size_t count, tm_bytes token);
 tm_entry *tm_entry_spawn_reply(tumen_node *node, const tm_ref *request, const tm_pid *to,
-                               unsigned flags, const tm_pid *pid, tm_bytes error);
+                               unsigned flags, const tm_pid *pid, tm_bytes error, tm_bytes token);
 tm_entry *tm_entry_spawn_request(tumen_node *node, const tm_pid *from, const tm_ref *ref,
-                                 tm_bytes module, tm_bytes function, uint32_t arity, tm_bytes args);
+                                 const tumen_spawn_spec *spec, const tm_entry_rare *rare);
 
 /* -- events ------------------------------------------------------------------------------------------------ */
 
@@ -186,6 +187,11 @@ int tm_node_deliver(tumen_node *node, tm_proc_key key, tumen_event *event,
                     const tm_inbox_term *term, tm_source *source);
 /* Ends a process whose mailbox has grown over its bound. Under the lock. */
 void tm_node_mailbox_full(tumen_node *node, tm_proc_key key, uint64_t bytes);
+/* Ends the process with the largest mailbox while all of them together are over the node's bound. Under
+ * the lock. */
+void tm_node_mail_relieve(tumen_node *node);
+/* Whether a spawn request may run it. Under the lock. */
+bool tm_node_exposes(const tumen_node *node, tm_bytes module, tm_bytes function);
 
 /* attempt.c */
 void tm_attempt_start(tm_peer *peer);

@@ -117,6 +117,17 @@ void tm_node_mailbox_full(tumen_node *node, tm_proc_key key, uint64_t bytes)
                   NULL);
 }
 
+/* What is waiting for all processes together. A process that is ended here does not count any more, though
+ * its mail lies there until the consumer has given it back. */
+void tm_node_mail_relieve(tumen_node *node)
+{
+    uint64_t bytes, limit = tm_node_limit(node, TUMEN_LIMIT_INBOX_BYTES);
+    while (tm_procs_mail(node->procs) > limit) {
+        tm_proc_key fullest = tm_procs_fullest(node->procs, &bytes);
+        tm_node_mailbox_full(node, fullest, bytes);
+    }
+}
+
 int tm_node_deliver(tumen_node *node, tm_proc_key key, tumen_event *event,
                     const tm_inbox_term *term, tm_source *source)
 {
@@ -128,6 +139,10 @@ int tm_node_deliver(tumen_node *node, tm_proc_key key, tumen_event *event,
     uint64_t waiting = tm_procs_mail_put(node->procs, key, event->wire_bytes);
     bool full = waiting > tm_node_limit(node, TUMEN_LIMIT_MAILBOX_BYTES);
     if (full) tm_node_mailbox_full(node, key, waiting);
+    /* What waits in the inbox is a connection's to answer for: receive_relieve. */
+    bool over = tm_procs_mail(node->procs) > tm_node_limit(node, TUMEN_LIMIT_INBOX_BYTES) &&
+                tm_inbox_bytes(&node->inbox) < tm_procs_mail(node->procs);
+    if (over) tm_node_mail_relieve(node);
     tm_node_unlock(node);
     if (full) return 0;
     TM_ATOMIC_ADD(&node->mail_bytes, event->wire_bytes);
@@ -135,16 +150,14 @@ int tm_node_deliver(tumen_node *node, tm_proc_key key, tumen_event *event,
     return tm_inbox_put_term(&node->inbox, event, term, source, 1);
 }
 
-/* Closes the connection with most bytes in the inbox; when all is in mailboxes, the one that added.
- * What it has sent stays and is delivered: it does not count any more, or every other connection
- * would follow with its next message; up to TM_INBOX_HARD_FACTOR times the bound, for memory's sake. */
+/* Closes the connection with most bytes in the inbox. What it has sent stays and is delivered: it does not
+ * count any more, or every other connection would follow with its next message; up to
+ * TM_INBOX_HARD_FACTOR times the bound, for memory's sake. Mailboxes have a bound of their own. */
 static void receive_relieve(tm_connection *last)
 {
     tumen_node *node = last->node;
     uint64_t limit = tm_node_limit(node, TUMEN_LIMIT_INBOX_BYTES);
-    uint64_t mail = TM_ATOMIC_GET(&node->mail_bytes), waiting = tm_inbox_bytes(&node->inbox);
-    bool in_mailboxes = mail > waiting;
-    if (in_mailboxes) waiting = mail;
+    uint64_t waiting = tm_inbox_bytes(&node->inbox);
     if (waiting <= limit) node->forgiven_bytes = 0;
     uint64_t forgiven = waiting > limit * TM_INBOX_HARD_FACTOR ? 0 : node->forgiven_bytes;
     if (waiting <= limit + forgiven) return;
@@ -153,7 +166,7 @@ static void receive_relieve(tm_connection *last)
         tm_connection *conn = TM_CONTAINER(link, tm_connection, link);
         if (!conn->down && tm_connection_waiting(conn) > tm_connection_waiting(worst)) worst = conn;
     }
-    node->forgiven_bytes = in_mailboxes ? waiting : forgiven + tm_connection_waiting(worst);
+    node->forgiven_bytes = forgiven + tm_connection_waiting(worst);
     tm_connection_close(worst, TM_EUSE_LIMIT, "inbox_full");
 }
 
@@ -180,6 +193,8 @@ static int receive_message(tm_connection *conn, const tm_control *control, tm_pr
                          .term = tm_public(payload)};
     if (control->from.kind == TM_ITEM_PID) event.from = tm_public_pid(&control->from.pid);
     if (control->to.kind == TM_ITEM_REF) event.ref = tm_public_ref(&control->to.ref);
+    if (control->has_token && control->token.len <= TM_TRACE_TOKEN_BYTES_MAX)
+        event.text = tm_public(control->token);
     tm_inbox_term term = tm_receive_term(conn, &walked);
     return tm_node_deliver(node, key, &event, &term, conn->source);
 }
@@ -240,8 +255,14 @@ static int apply_signal(tm_connection *conn, const tm_control *control, tm_bytes
     case TM_OP_LINK: return tm_procs_on_link(procs, from, to);
     case TM_OP_UNLINK_ID: return tm_procs_on_unlink_id(procs, control->unlink_id, from, to);
     case TM_OP_UNLINK_ID_ACK: return tm_procs_on_unlink_id_ack(procs, control->unlink_id, from, to);
-    case TM_OP_EXIT: return tm_procs_on_exit(procs, from, to, reason);
-    case TM_OP_EXIT2: return tm_procs_on_exit2(procs, from, to, reason);
+    case TM_OP_EXIT:
+        tm_procs_carry(procs, control->token);
+        return tm_procs_on_exit(procs, from, to, reason);
+    case TM_OP_EXIT2:
+        tm_procs_carry(procs, control->token);
+        return control->to.kind == TM_ITEM_REF
+                   ? tm_procs_on_exit_alias(procs, from, &control->to.ref, reason)
+                   : tm_procs_on_exit2(procs, from, to, reason);
     case TM_OP_MONITOR_P:
         target = control_target(conn->node, control);
         return tm_procs_on_monitor(procs, from, &target, &control->ref);
@@ -320,13 +341,21 @@ static int receive_spawn_reply(tm_connection *conn, const tm_control *control)
     return rc;
 }
 
-/* Operation 37, which we do not announce and OTP 28 may send all the same: its base operation. */
+/* Operation 37 is another operation to an alias, or with a priority, which means nothing here. */
 static int receive_altact(tm_connection *conn, tm_control *control, tm_bytes payload)
 {
     if (!(control->flags & TM_ALTACT_EXIT)) return receive_send(conn, control, payload);
-    if (control->to.kind != TM_ITEM_PID) return receive_dropped(conn);
+    if (control->to.kind == TM_ITEM_NAME) return receive_dropped(conn);
     control->op = TM_OP_EXIT2;
     return receive_reason(conn, control, payload);
+}
+
+static int receive_group_leader(tm_connection *conn, const tm_control *control)
+{
+    tm_node_lock_engine(conn->node);
+    int rc = tm_procs_on_group_leader(conn->node->procs, &control->group_leader, &control->to.pid);
+    tm_node_unlock(conn->node);
+    return rc;
 }
 
 static int receive_counted(tm_connection *conn)
@@ -352,7 +381,8 @@ static int receive_control(tm_connection *conn, tm_control *control, tm_bytes pa
     case TM_OP_MONITOR_P_EXIT: return receive_reason(conn, control, payload);
     case TM_OP_SPAWN_REQUEST: return tm_kernel_spawn_request(conn, control, payload);
     case TM_OP_SPAWN_REPLY: return receive_spawn_reply(conn, control);
-    default: return receive_counted(conn); /* GROUP_LEADER, old UNLINK: nothing of ours changes */
+    case TM_OP_GROUP_LEADER: return receive_group_leader(conn, control);
+    default: return receive_counted(conn); /* old UNLINK: nothing of ours changes */
     }
 }
 

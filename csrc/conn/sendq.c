@@ -84,6 +84,23 @@ tm_bytes tm_entry_keep(uint8_t **at, tm_bytes bytes)
     return kept;
 }
 
+size_t tm_entry_rare_size(const tm_entry_rare *rare)
+{
+    return sizeof *rare + rare->token.len + rare->options.len + rare->leader.node.len;
+}
+
+void tm_entry_keep_rare(tm_entry *entry, uint8_t **at, const tm_entry_rare *rare)
+{
+    TM_ASSERT(*at == tm_entry_space(entry)); /* aligned there alone */
+    tm_entry_rare *kept = (tm_entry_rare *)(void *)*at;
+    *at += sizeof *kept;
+    *kept = *rare;
+    kept->token = tm_entry_keep(at, rare->token);
+    kept->options = tm_entry_keep(at, rare->options);
+    kept->leader.node = tm_entry_keep(at, rare->leader.node);
+    entry->rare = kept;
+}
+
 static tm_pid full_pid(tm_small_pid pid, tm_bytes node)
 {
     return (tm_pid){.node = node, .id = pid.id, .serial = pid.serial, .creation = pid.creation};
@@ -100,11 +117,6 @@ static tm_control_item pid_item(tm_small_pid pid, tm_bytes node)
 {
     return (tm_control_item){.kind = TM_ITEM_PID, .pid = full_pid(pid, node)};
 }
-
-/* [monitor]: the only option that our requests carry. */
-static const uint8_t SPAWN_OPTIONS[] = {
-    TM_LIST_EXT, 0,   0,   0,   1,         TM_SMALL_ATOM_UTF8_EXT, 7, 'm', 'o', 'n',
-    'i',         't', 'o', 'r', TM_NIL_EXT};
 
 static void entry_control(const tm_entry *entry, tm_bytes our, tm_bytes peer, tm_control *control)
 {
@@ -124,16 +136,19 @@ static void entry_control(const tm_entry *entry, tm_bytes our, tm_bytes peer, tm
     control->flags = entry->number;
     control->reason = entry->reason;
     if (entry->op == TM_OP_SPAWN_REQUEST) {
-        control->group_leader = full_pid(entry->from, our);
         control->module = entry->name;
         control->function = entry->name2;
         control->arity = entry->arity;
-        control->options = (tm_bytes){SPAWN_OPTIONS, sizeof SPAWN_OPTIONS};
     } else if (entry->op == TM_OP_SPAWN_REPLY) {
         control->result = entry->name.len
                               ? (tm_control_item){.kind = TM_ITEM_NAME, .name = entry->name}
                               : pid_item(entry->result, our);
     }
+    if (!entry->rare) return;
+    control->has_token = entry->rare->token.len != 0;
+    control->token = entry->rare->token;
+    control->options = entry->rare->options;
+    control->group_leader = entry->rare->leader;
 }
 
 static void entry_fill(const tm_entry *entry, tm_bytes our, uint32_t our_creation, tm_bytes peer,
@@ -157,9 +172,12 @@ int tm_entry_write(const tm_entry *entry, tm_bytes our, uint32_t our_creation, t
     entry_fill(entry, our, our_creation, peer, &control);
     if (!entry->payload_len) return tm_frame_write(out, flags, &control, (tm_bytes){0});
     if (entry->part_count == 1 && !entry->parts[0].lent &&
-        entry->payload_len < TM_SEGMENT_BYTES_MIN)
-        return tm_frame_write(out, flags, &control,
-                              tm_bytes_of(entry->parts[0].bytes.ptr, entry->payload_len));
+        entry->payload_len < TM_SEGMENT_BYTES_MIN) {
+        int rc = tm_frame_write(out, flags, &control,
+                                tm_bytes_of(entry->parts[0].bytes.ptr, entry->payload_len));
+        /* An operation that the peer does not know has no payload either. */
+        return rc == TM_EUSE_ARG && !tm_control_takes_payload(flags, &control) ? TM_ENOTSUP : rc;
+    }
     *segments = true;
     return tm_frame_write_head(out, flags, &control, entry->payload_len);
 }

@@ -29,6 +29,13 @@ typedef struct tm_small_ref {
     uint32_t words[TM_REF_WORDS_MAX];
 } tm_small_ref;
 
+/* What few entries have. */
+typedef struct tm_entry_rare {
+    tm_bytes token;   /* a trace token goes along: one term */
+    tm_bytes options; /* SPAWN_REQUEST: one list */
+    tm_pid leader;    /* SPAWN_REQUEST, GROUP_LEADER: of any node */
+} tm_entry_rare;
+
 typedef struct tm_entry {
     struct tm_entry *next;
     size_t size;         /* allocated, bytes */
@@ -48,6 +55,7 @@ typedef struct tm_entry {
     tm_bytes name;   /* target name; SPAWN_REQUEST: module; SPAWN_REPLY: error; inside the entry */
     tm_bytes name2;  /* SPAWN_REQUEST: function */
     tm_bytes reason; /* inside the entry */
+    const tm_entry_rare *rare; /* inside the entry; NULL: nothing of it */
     size_t payload_len;
     size_t part_count;
     tumen_part *parts;    /* the payload; copied ones point into the entry */
@@ -120,6 +128,9 @@ static inline size_t tm_entry_payload(const tm_entry *entry)
 {
     return entry->payload_len ? entry->payload_len : entry->reason.len;
 }
+/* The room that rare needs inside of an entry, bytes; and its copy there: the first of the spans. */
+size_t tm_entry_rare_size(const tm_entry_rare *rare);
+void tm_entry_keep_rare(tm_entry *entry, uint8_t **at, const tm_entry_rare *rare);
 
 /* Appends the frame of an entry, without payload where that is in segments of its own: those are the
  * entry's parts, in order, and *segments is set. our / peer: the two nodes' names. Errors as

@@ -41,15 +41,15 @@ static_assert(TM_DFLAGS_M26 == UINT64_C(0x403070f94), "the set that OTP 28 was s
  *   EXIT_PAYLOAD            reasons travel as payload, walked like any message
  *   SPAWN                   erpc and rpc from OTP 25 on need it; each request is answered
  *   ALIAS                   without it the BEAM drops replies of gen_server calls in silence
+ *   ALTACT_SIG              OTP 28 then sends exits to aliases and tells priorities, which arrive as others
  * Not announced unless a node is told to: DIST_HDR_ATOM_CACHE, FRAGMENTS (either one changes the form
- * of every frame). Not handled: ALTACT_SIG. NAME_ME is set only when asking for a
- * name. */
+ * of every frame). NAME_ME is set only when asking for a name. */
 #define TM_DFLAGS_OURS                                                                             \
     (TM_DFLAGS_M26 | TM_DFLAG(MANDATORY_25_DIGEST) | TM_DFLAG(DIST_MONITOR) |                      \
      TM_DFLAG(DIST_MONITOR_NAME) | TM_DFLAG(UNICODE_IO) | TM_DFLAG(SMALL_ATOM_TAGS) |              \
      TM_DFLAG(SEND_SENDER) | TM_DFLAG(BIG_SEQTRACE_LABELS) | TM_DFLAG(EXIT_PAYLOAD) |              \
-     TM_DFLAG(SPAWN) | TM_DFLAG(ALIAS))
-static_assert(TM_DFLAGS_OURS == UINT64_C(0xd075f5fbc), "OTP 25's own set less 0, 13 and 23");
+     TM_DFLAG(SPAWN) | TM_DFLAG(ALIAS) | TM_DFLAG(ALTACT_SIG))
+static_assert(TM_DFLAGS_OURS == UINT64_C(0x2d075f5fbc), "OTP 28's own set less 0, 13 and 23");
 
 /* What a node can be told to announce: tests choose among it. */
 #define TM_DFLAGS_ABLE (TM_DFLAGS_OURS | TM_DFLAG(DIST_HDR_ATOM_CACHE) | TM_DFLAG(FRAGMENTS))

@@ -219,16 +219,46 @@ cdef extern from "csrc/tumen.h" nogil:
     int tumen_want_writable(tumen_node *node, tumen_bytes peer) noexcept
     enum tumen_monitor_flags:
         TUMEN_MONITOR_ALIAS
+        TUMEN_MONITOR_EXPLICIT_UNALIAS
+        TUMEN_MONITOR_DEMONITOR
+        TUMEN_MONITOR_REPLY_DEMONITOR
 
     int tumen_monitor(tumen_node *node, tumen_key watcher, const tumen_target *target, unsigned int flags, tumen_ref *ref) noexcept
     int tumen_demonitor(tumen_node *node, tumen_key watcher, const tumen_ref *ref) noexcept
     int tumen_watched(tumen_node *node, tumen_key key, const tumen_ref *ref) noexcept
     int tumen_link(tumen_node *node, tumen_key key, const tumen_pid *to) noexcept
     int tumen_unlink(tumen_node *node, tumen_key key, const tumen_pid *to) noexcept
-    int tumen_exit_signal(tumen_node *node, tumen_key, const tumen_pid *to, tumen_bytes reason) noexcept
-    int tumen_alias(tumen_node *node, tumen_key key, tumen_ref *ref) noexcept
+    int tumen_exit_signal(tumen_node *node, tumen_key, const tumen_target *to, tumen_bytes reason) noexcept
+    int tumen_monitor_node(tumen_node *node, tumen_key key, tumen_bytes peer, int on) noexcept
+    enum tumen_alias_flags:
+        TUMEN_ALIAS_REPLY
+
+    int tumen_alias(tumen_node *node, tumen_key key, unsigned int flags, tumen_ref *ref) noexcept
     int tumen_unalias(tumen_node *node, tumen_key key, const tumen_ref *ref) noexcept
-    int tumen_spawn_request(tumen_node *node, tumen_key, tumen_bytes peer, tumen_bytes module, tumen_bytes function, uint32_t arity, tumen_bytes args, tumen_ref *ref) noexcept
+    enum tumen_space:
+        TUMEN_NODE_NAME_BYTES
+        TUMEN_TRACE_TOKEN_BYTES
+
+    int tumen_group_leader(tumen_node *node, tumen_key key, tumen_pid *leader, char *space) noexcept
+    int tumen_set_group_leader(tumen_node *node, tumen_key by, const tumen_pid *process, const tumen_pid *leader) noexcept
+    int tumen_trace(tumen_node *node, tumen_key key, tumen_bytes token) noexcept
+    int tumen_trace_token(tumen_node *node, tumen_key key, uint8_t *space, size_t size) noexcept
+    int tumen_expose(tumen_node *node, tumen_bytes module, tumen_bytes function, int on) noexcept
+    enum tumen_spawn_flags:
+        TUMEN_SPAWN_LINK
+        TUMEN_SPAWN_MONITOR
+
+    ctypedef struct tumen_spawn_spec:
+        tumen_bytes peer
+        tumen_bytes module
+        tumen_bytes function
+        uint32_t arity
+        unsigned int flags
+        tumen_bytes args
+        tumen_bytes options
+        tumen_pid leader
+
+    int tumen_spawn_request(tumen_node *node, tumen_key, const tumen_spawn_spec *spec, tumen_ref *ref) noexcept
     int tumen_spawn_abandon(tumen_node *node, tumen_key, const tumen_ref *ref) noexcept
     enum tumen_event_kind:
         TUMEN_EVENT_MESSAGE
@@ -239,6 +269,7 @@ cdef extern from "csrc/tumen.h" nogil:
         TUMEN_EVENT_SPAWN
         TUMEN_EVENT_ABANDONED
         TUMEN_EVENT_SPAWN_REPLY
+        TUMEN_EVENT_NODE_LOST
         TUMEN_EVENT_NODEUP
         TUMEN_EVENT_NODEDOWN
         TUMEN_EVENT_CONNECT_FAILED

@@ -6,7 +6,7 @@ import asyncio
 import warnings
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from . import events
+from . import calls, events
 from ._core import OUTCOME_DOWN, PendingCall
 from ._term import Atom, Pid, Reference
 from .app import App, Exposures
@@ -356,6 +356,48 @@ class Node:
         """
         return self._running.own_process.rpc(node, module, function, args, timeout)
 
+    async def spawn_remote(
+        self,
+        node: str,
+        module: str | Atom,
+        function: str | Atom,
+        args: Sequence[Any] = (),
+        *,
+        link: bool = False,
+        monitor: bool = False,
+        group_leader: Pid | None = None,
+        options: Sequence[Any] = (),
+        timeout: float | None = None,
+    ) -> Any:
+        """spawn(Node, Module, Function, Args): starts a process on another node.
+
+        Its `Pid`; with `monitor` ``(pid, monitor)``, and ``await monitor`` is its exit reason. With
+        `link` it ends when this node stops or is lost, with `noconnection`; its own end does
+        nothing here. `group_leader` gets what it prints, else this node does; `options` are terms,
+        those of spawn_opt/5 beyond link and monitor, as ``(Atom("priority"), Atom("high"))``.
+
+        `RemoteError` with the reason when it was refused (``badopt``, ``notsup``,
+        ``system_limit``), `NoConnection`, `CallTimeout` after `timeout` seconds: then its link and
+        monitor end as soon as it answers.
+        """
+        state = self._running
+        owner = state.own_process
+        # The link is for the other side: nothing that ends there may end the node's own process.
+        owner.trap_exit = True
+        pending = await calls.spawn_remote(
+            state,
+            owner,
+            node,
+            module,
+            function,
+            args,
+            calls.SpawnOptions(link, monitor, True, group_leader, options),
+            timeout,
+        )
+        if pending.following is not None:
+            return pending.value, Monitor(pending.following)
+        return pending.value
+
     def monitor(self, dest: Destination) -> Monitor:
         """Watches a process: ``reason = await node.monitor(pid)``; `noproc` when there is none."""
         state = self._running
@@ -451,6 +493,8 @@ class Node:
     ) -> None:
         """Lets other nodes run `call` as ``module:function``: as `App.expose`."""
         self._exposures.add(module, function, call, inline=inline)
+        if self._state is not None:
+            self._state.core.expose(module, function)
 
     def expose_server(
         self, module: str, kind: type[GenServer], function: str = "start_link"

@@ -105,14 +105,63 @@ class Process(CoreProcess):
 
     # -- other processes
 
+    async def spawn_remote(
+        self,
+        node: str,
+        module: str | Atom,
+        function: str | Atom,
+        args: Sequence[Any] = (),
+        *,
+        link: bool = False,
+        monitor: bool = False,
+        group_leader: Pid | None = None,
+        options: Sequence[Any] = (),
+        timeout: float | None = None,
+    ) -> Any:
+        """spawn_opt(Node, Module, Function, Args, Options): starts a process on another node.
+
+        Its `Pid`; with `monitor` ``(pid, reference)``. Link and monitor are this process's own: its
+        DOWN comes as a message, its exit signal as from `link`. `group_leader` gets what it prints,
+        else this process's own group leader. Otherwise as `Node.spawn_remote`.
+        """
+        pending = await calls.spawn_remote(
+            self._home,
+            self,
+            node,
+            module,
+            function,
+            args,
+            calls.SpawnOptions(link, monitor, False, group_leader, options),
+            timeout,
+        )
+        return (pending.value, pending.ref) if monitor else pending.value
+
+    @property
+    def group_leader(self) -> Pid:
+        """The process that gets what this one prints; what it starts anywhere inherits it."""
+        self._check()
+        return self._home.leader_of(self)
+
+    @group_leader.setter
+    def group_leader(self, leader: Pid) -> None:
+        self.set_group_leader(self.pid, leader)
+
+    def monitor_nodes(self, flag: bool = True) -> None:
+        """net_kernel:monitor_nodes: ``(Atom("nodeup"), Atom(name))`` and ``(Atom("nodedown"), …)``
+        come for every connection, hidden ones too, once for each call. ``flag=False`` ends all."""
+        self._check()
+        self._home.watch_nodes(self, flag)
+
     def spawn(
         self,
         function: Callable[..., Awaitable[object]],
         *args: Any,
         name: str | Atom | None = None,
     ) -> Pid:
-        """`Node.spawn`."""
-        return self._home.start_process(function, args, name).pid
+        """`Node.spawn`; group leader and trace token of the new process are this one's."""
+        process = self._home.start_process(function, args, name)
+        self._hand_on(process)
+        return process.pid
 
     def spawn_link(
         self,
@@ -124,6 +173,16 @@ class Process(CoreProcess):
         pid = self.spawn(function, *args, name=name)
         self.link(pid)
         return pid
+
+    def _hand_on(self, process: Process) -> None:
+        """Group leader and trace token of a new process are those of the one that makes it."""
+        core = self._home.core
+        if not self.alive:
+            return
+        if leader := core.group_leader(self._key):
+            core.set_group_leader(self._key, process.pid, leader)
+        if self.seq_trace_token is not None:
+            process._trace(core.trace_token(self._key))
 
     # -- life: called by the node
 

@@ -26,6 +26,7 @@ from ._core import (
     EVENT_STOPPED,
     EVENT_WRITABLE,
     CoreEvent,
+    CoreProcess,
     Engine,
     LoopNode,
     error_for,
@@ -64,6 +65,9 @@ _log = logging.getLogger("tumen")
 
 _TM_ENAME_TAKEN: Final = -5006
 
+_NODEUP: Final = Atom("nodeup")
+_NODEDOWN: Final = Atom("nodedown")
+
 # `wait_registered` waits so long for the port mapper, seconds; registration goes on afterwards.
 _REGISTER_WAIT_S: Final = 5.0
 # So long may queues be written and connections close at the end, seconds: the core itself gives up
@@ -95,6 +99,7 @@ class Running:
         self.streams: weakref.WeakSet[events.EventStream] = weakref.WeakSet()
         self.connecting: dict[str, list[asyncio.Future[None]]] = {}
         self.exposures = exposures
+        self._node_watchers: weakref.WeakKeyDictionary[Process, int] = weakref.WeakKeyDictionary()
         self._specs = servers
         self._servers: dict[int, GenServer] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -129,7 +134,9 @@ class Running:
             raise
         self.room = calls.Room(self.core)
         self.pool = Pool(limits.pool_threads_max, limits.pool_waiting_count_max, options.name)
-        self.workers = Workers(self.core, exposures, self.pool)
+        self.workers = Workers(self.core, exposures, self.pool, self._adopt)
+        for exposed in exposures:
+            self.core.expose(exposed.module, exposed.function)
         self.services = Services(self)
 
     def _make_engine(self) -> Engine:
@@ -181,6 +188,24 @@ class Running:
             process._home = self
             self._own = process
         return self._own
+
+    @property
+    def group_leader(self) -> Pid:
+        """The group leader of processes that have none of their own, and of what they run on other
+        nodes."""
+        return self.own_process.pid
+
+    def leader_of(self, process: CoreProcess) -> Pid:
+        """The group leader of a process of this node. `ProcessExited`."""
+        process._check()
+        return self.core.group_leader(process._key) or self.group_leader
+
+    def _adopt(self, key: int) -> Process:
+        """Gives a process that the core has made for a peer a mailbox."""
+        process = Process()
+        self.core.attach(process, key=key)
+        process._home = self
+        return process
 
     def _attach(self, process: Process, name: str | Atom | None) -> None:
         """Makes a process of the core for `process`, and registers it."""
@@ -365,9 +390,9 @@ class Running:
     # -- the core's events: called from a drain
 
     def spawn_requested(
-        self, key: int, sender: Pid, _ref: Reference, kind: str, args: Any, /
+        self, key: int, sender: Pid, _ref: Reference, module: str, function: str, args: Any, /
     ) -> None:
-        self.workers.request(key, sender, kind, args)
+        self.workers.request(key, sender, module, function, args)
 
     def worker_abandoned(self, key: int, /) -> None:
         self.workers.abandoned(key)
@@ -390,12 +415,14 @@ class Running:
     def _up(self, event: CoreEvent) -> None:
         self._connected(event.node, None)
         self.services.node_up(event.node, event.number == 1)
+        self._tell_watchers(_NODEUP, event.node)
         self._tell(events.NodeUp(event.node, event.number == 1))
 
     def _down(self, event: CoreEvent) -> None:
         self._connected(event.node, _failure(event))
         self.room.open(event.node)
         self.services.node_down(event.node)
+        self._tell_watchers(_NODEDOWN, event.node)
         self._tell(events.NodeDown(event.node, _reason(event), event.number))
 
     def _connect_failed(self, event: CoreEvent) -> None:
@@ -446,6 +473,18 @@ class Running:
         self._tell(events.NodeFailed(_reason(event)))
         self.core.end_all(NO_CONNECTION)
         self._has_stopped(event)
+
+    def watch_nodes(self, process: Process, flag: bool) -> None:
+        """`Process.monitor_nodes`."""
+        watchers = self._node_watchers
+        watchers[process] = watchers.get(process, 0) + 1 if flag else 0
+        if not flag:
+            del watchers[process]
+
+    def _tell_watchers(self, what: Atom, name: str) -> None:
+        for process, count in list(self._node_watchers.items()):
+            for _ in range(count):
+                process._deliver((what, Atom(name)))
 
     def _tell(self, event: events.Event) -> None:
         for stream in list(self.streams):
