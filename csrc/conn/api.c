@@ -537,7 +537,11 @@ static void close_now(void *ctx)
     }
     tm_node_unlock(node);
     close->rc = found ? 0 : TM_ENOCONN;
-    if (found) tm_connection_close(found, close->code, close->text);
+    if (!found) return;
+    if (close->code == TM_ECLOSED)
+        tm_connection_finish(found, close->text);
+    else
+        tm_connection_close(found, close->code, close->text);
 }
 
 int tumen_node_disconnect(tumen_node *node, tumen_bytes peer)

@@ -16,7 +16,7 @@ from .options import CORE_LIMITS, Driver, EpmdMode, Limits, NodeOptions
 from .running import Running
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
 
     from ._core import Engine
     from .calls import Destination
@@ -66,7 +66,7 @@ class Node:
 
     `name`
         ``"name@host"``; a host alone asks the first peer for a dynamic name, and processes can be
-        made once it was given.
+        made once it was given. It lasts as long as the connection to that peer (`NameLost`).
     `cookie`
         else TUMEN_COOKIE, RELEASE_COOKIE, or the file ``~/.erlang.cookie``.
     `visible`
@@ -83,6 +83,8 @@ class Node:
         ``"auto"``: use the port mapper, and become it while none answers; ``"client"``: use it;
         None: neither registration nor look-up. `epmd_address` and `epmd_port` are where ours is,
         else ERL_EPMD_ADDRESS and ERL_EPMD_PORT.
+    `allow`
+        which nodes may connect, and be connected to: see `allow`. Without any, all with the cookie.
     `engine`
         one that several nodes share; else each node makes its own.
 
@@ -106,6 +108,7 @@ class Node:
         epmd: EpmdMode | None = "auto",
         epmd_address: str | None = None,
         epmd_port: int | None = None,
+        allow: Iterable[str] = (),
         engine: Engine | None = None,
     ) -> None:
         self._options = NodeOptions(
@@ -120,6 +123,7 @@ class Node:
             epmd=epmd,
             epmd_address=epmd_address,
             epmd_port=epmd_port,
+            allow=tuple(dict.fromkeys(allow)),
             engine=engine,
         )
         self._limits = limits or Limits()
@@ -243,6 +247,20 @@ class Node:
         """The cookie for one peer, or for all others; an empty one for a peer forgets it."""
         self._running.core.set_cookie(cookie, peer or "")
 
+    def allow(self, names: Iterable[str]) -> None:
+        """net_kernel:allow: from the first one on, only these nodes may connect or be connected to.
+
+        ``"name@host"``, ``"host"`` for every node of a host, or ``"name@"`` for one name on all
+        hosts. Further calls add to the list. Connections that are up stay. ValueError for what can
+        be none of these, `LimitExceeded` above 4096.
+        """
+        self._running.allow(names)
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """The nodes that may connect, as `allow` was given them; empty: all."""
+        return self._running.allowed
+
     # -- connections
 
     async def connect(
@@ -272,8 +290,17 @@ class Node:
                 waiting.remove(future)
 
     async def disconnect(self, name: str) -> bool:
-        """Closes the connection; what was sent is written before. False when there was none."""
-        return self._running.core.disconnect(name)
+        """Closes the connection and returns when it is closed. False when there was none.
+
+        What was sent is written before; a peer that does not read is given half a second.
+        """
+        state = self._running
+        if not state.core.disconnect(name):
+            return False
+        future: asyncio.Future[None] = state.loop.create_future()
+        state.closing.setdefault(name, []).append(future)
+        await future
+        return True
 
     async def ping(self, name: str, timeout: float | None = 7.0) -> bool:
         """net_adm:ping: whether the node answers. Connects if need be, and never raises for an
