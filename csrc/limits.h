@@ -69,6 +69,11 @@ static_assert(TM_ATOM_BYTES_MAX == 4 * TM_ATOM_CHARS_MAX, "UTF-8 takes at most 4
 /* Unauthenticated connections open at once, and from one source address. A 10,000 node cluster
  * that comes back keeps at most 128 in flight a peer; above, the oldest is dropped. */
 #define TM_HALF_OPEN_COUNT_DEFAULT 512
+/* Entries of a node's allowed list: three look-ups decide, so this bounds memory alone (below 2 MB). */
+#define TM_ALLOWED_COUNT_MAX 4096
+/* Names given to peers that asked for one and have gone: each is used again, with the next creation. A
+ * forgotten one costs its peers nothing but an atom; 1,024 of 270 bytes are below 300 KB. */
+#define TM_GIVEN_NAMES_COUNT_MAX 1024
 /* Longest cookie, bytes: an atom's text. */
 #define TM_COOKIE_BYTES_MAX 255
 /* Port mapper: largest request, bytes (OTP's epmd: 3060), largest extra field, and how many names
@@ -140,6 +145,10 @@ static_assert(TM_MESSAGE_BYTES_DEFAULT < TM_REASSEMBLY_BYTES_DEFAULT, "a whole m
 #define TM_SENDQ_CONTROL_RESERVE_BYTES (1 * TM_MIB)
 /* All queues of a node together, bytes. */
 #define TM_SENDQ_NODE_BYTES_DEFAULT (256 * TM_MIB)
+
+/* How long a connection that is to close goes on writing what was queued before, ms: a peer that reads
+ * takes microseconds, one that does not must not hold us up. */
+#define TM_DRAIN_MS 500
 
 /* Payloads of at least this many bytes are lent to the kernel instead of copied. */
 #define TM_LEND_BYTES_MIN (16 * TM_KIB)

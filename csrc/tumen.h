@@ -166,6 +166,8 @@ typedef struct tumen_node_options {
     /* Capability flags to announce, of those that this version can keep: to meet a peer as an older node
      * would. 0: all. PUBLISHED follows from visible. */
     uint64_t flags;
+    /* NULL: everybody; else entries of tumen_node_allow, spaces between them. */
+    const char *allowed;
 } tumen_node_options;
 
 /* Makes a node and starts to listen and register. TM_EUSE_NAME, TM_EUSE_ARG (also
@@ -184,12 +186,17 @@ TUMEN_API uint64_t tumen_node_limit(tumen_node *node, int limit);
 /* The cookie for one peer (peer.len > 0) or for all others; an empty cookie for a peer forgets it. */
 TUMEN_API int tumen_node_set_cookie(tumen_node *node, tumen_bytes peer, tumen_bytes cookie);
 
+/* From the first entry on only nodes on the list may connect or be connected to (connections that are up
+ * stay): "name@host", "host" for all nodes of a host, or "name@" for one name on all hosts. */
+TUMEN_API int tumen_node_allow(tumen_node *node, tumen_bytes entry);
+
 /* Starts to connect; NODEUP or CONNECT_FAILED follows. Already up: 1. host and port: no port mapper
  * and no other look-up; host NULL: the host part of the name, the port from its port mapper. The
  * address is kept for reconnects. */
 TUMEN_API int tumen_node_connect(tumen_node *node, tumen_bytes peer, const char *host,
                                  uint16_t port);
-/* Closes the connection; NODEDOWN follows. TM_ENOCONN if there is none. */
+/* Closes the connection once what is queued was written, or 500 ms have passed; NODEDOWN follows.
+ * TM_ENOCONN if there is none. */
 TUMEN_API int tumen_node_disconnect(tumen_node *node, tumen_bytes peer);
 
 typedef struct tumen_node_info {
@@ -392,7 +399,10 @@ enum tumen_event_kind {
     TUMEN_EVENT_REGISTERED = 26, /* with the port mapper; number: 1 when we serve it ourselves */
     TUMEN_EVENT_REGISTER_FAILED = 27, /* code, text; tried again */
     TUMEN_EVENT_RETURNED = 28,        /* number: lent memory is the caller's again */
-    TUMEN_EVENT_NAMED = 29,           /* node: our dynamic name */
+    TUMEN_EVENT_NAMED =
+        29, /* node: our dynamic name; the host alone: it was lost with the connection
+                               to the peer that gave it. Every process has ended (noconnection),
+                               the next peer is asked for a name */
     TUMEN_EVENT_STOPPED = 30,
     TUMEN_EVENT_BROKEN = 31, /* the engine has failed: code, text; every node of it is dead */
 };

@@ -691,12 +691,16 @@ static void close_now(void *ctx)
     }
     tm_node_unlock(node);
     close->rc = found ? 0 : TM_ENOCONN;
-    if (found) tm_connection_close(found, close->code, close->text);
+    if (!found) return;
+    if (close->code == TM_ECLOSED)
+        tm_connection_finish(found, close->text);
+    else
+        tm_connection_close(found, close->code, close->text);
 }
 
 int tumen_node_disconnect(tumen_node *node, tumen_bytes peer)
 {
-    RETURN_UNLESS_USABLE(node);
+    if (node->forked) return TM_EFORKED;
     if (!peer.len) return TM_EUSE_NAME;
     struct epoch_close close = {node, tm_private(peer), 0, TM_ECLOSED, "disconnect", 0};
     tm_engine_call(node->engine, close_now, &close);
@@ -724,7 +728,7 @@ static int node_grow_names(tumen_node *node, size_t size)
 
 int tumen_node_connections(tumen_node *node, tumen_connection *connections, size_t max)
 {
-    RETURN_UNLESS_USABLE(node);
+    if (node->forked) return TM_EFORKED;
     size_t position = 0, size = 0;
     int count = 0;
     tm_node_lock(node);

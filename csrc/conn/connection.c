@@ -49,6 +49,10 @@ static void tick_check(tm_timer *timer, uint64_t now_ns)
 {
     tm_connection *conn = TM_CONTAINER(timer, tm_connection, tick_timer);
     connection_invariants(conn);
+    if (conn->close_by_ns && now_ns >= conn->close_by_ns) {
+        tm_connection_close(conn, TM_ECLOSED, conn->drain_text);
+        return;
+    }
     uint64_t interval = tick_interval_ns(conn->node);
     /* After a stop of this process the bytes of the peer still wait in the kernel: read first. */
     bool late = now_ns > timer->deadline_ns + interval;
@@ -77,7 +81,7 @@ static void tick_check(tm_timer *timer, uint64_t now_ns)
 void tm_connection_retime_link(tm_list *link)
 {
     tm_connection *conn = TM_CONTAINER(link, tm_connection, link);
-    if (conn->down) return;
+    if (conn->down || conn->close_by_ns) return;
     uint64_t due_ns = conn->node->engine->now_ns + tick_interval_ns(conn->node);
     conn->silent = 0;
     if (due_ns < conn->tick_timer.deadline_ns)
@@ -160,6 +164,7 @@ static tm_connection *connection_create(tumen_node *node, const struct tm_establ
     conn->creation = established->creation;
     conn->up_ns = engine->now_ns;
     conn->tick_timer.fire = tick_check;
+    conn->drain_text = "the node stopped";
     conn->resume.run = tm_connection_resume;
     tm_resolve_format(&established->address, conn->address, sizeof conn->address);
     tm_framer_init(&conn->framer, &engine->alloc, 0); /* the limit is set with every read */
@@ -197,10 +202,12 @@ int tm_connection_open(tumen_node *node, const struct tm_established *establishe
     }
     TM_ASSERT(!peer->conn);
     conn->peer = peer;
+    conn->given = established->given;
     peer->conn = conn;
     peer->state = TM_PEER_UP;
     peer->conn_failed = false;
     peer->wait_until_ns = 0;
+    peer->wait_code = 0;
     tm_timer_cancel(&node->engine->wheel, &peer->wait_timer);
     tm_list_push(&node->connections, &conn->link);
     node->object_count++;
@@ -260,9 +267,11 @@ void tm_connection_close(tm_connection *conn, int code, const char *text)
     bool namer = node->namer == peer;
     if (namer) node->namer = NULL;
     tm_peer_retire(peer);
+    if (conn->given) tm_node_return_name(node, conn->given);
+    conn->given = NULL;
     tm_node_unlock(node);
     connection_shut(conn, false);
-    if (namer && !node->stopping) tm_node_begin_stop(node);
+    if (namer && !node->stopping) tm_node_lose_name(node);
 }
 
 void tm_connection_drain(tm_connection *conn)
@@ -273,9 +282,18 @@ void tm_connection_drain(tm_connection *conn)
     bool idle = conn->peer->queue.count == 0 && !conn->peer->sending;
     tm_node_unlock(conn->node);
     if (idle)
-        tm_connection_close(conn, TM_ECLOSED, "the node stopped");
+        tm_connection_close(conn, TM_ECLOSED, conn->drain_text);
     else
         tm_connection_write(conn);
+}
+
+void tm_connection_finish(tm_connection *conn, const char *text)
+{
+    tumen_engine *engine = conn->node->engine;
+    conn->drain_text = text;
+    conn->close_by_ns = engine->now_ns + TM_DRAIN_MS * TM_MS_NS;
+    tm_timer_arm(&engine->wheel, &conn->tick_timer, conn->close_by_ns);
+    tm_connection_drain(conn);
 }
 
 void tm_connection_drain_link(tm_list *link)
@@ -283,9 +301,9 @@ void tm_connection_drain_link(tm_list *link)
     tm_connection_drain(TM_CONTAINER(link, tm_connection, link));
 }
 
-void tm_connection_abort_link(tm_list *link)
+void tm_connection_abort_link(tm_list *link, const char *text)
 {
-    tm_connection_close(TM_CONTAINER(link, tm_connection, link), TM_ECLOSED, "the node stopped");
+    tm_connection_close(TM_CONTAINER(link, tm_connection, link), TM_ECLOSED, text);
 }
 
 uint64_t tm_connection_waiting(const tm_connection *conn)

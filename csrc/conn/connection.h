@@ -48,7 +48,10 @@ typedef struct tm_connection {
     bool leftover;      /* a caller has left the claim to the engine; under node->lock */
     bool close_pending; /* the engine wants to close meanwhile; under node->lock */
     bool down;          /* engine: closing has begun */
-    bool draining;      /* close after the last queued byte */
+    bool draining;      /* close after the last queued byte, for drain_text */
+    const char *drain_text;
+    uint64_t close_by_ns; /* and at the latest then; 0: the node sees to it */
+    tm_given *given;      /* the peer's name, if it is of ours */
 
     /* counters: one writer each, read by anyone */
     uint64_t bytes_in, bytes_out, frames_in, frames_out, ticks_in, ticks_out;

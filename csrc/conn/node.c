@@ -9,9 +9,11 @@
 /* Listen backlog: OTP's default of 128 overflows when a cluster comes back at once. */
 #define NODE_BACKLOG 1024
 /* How long a stopping node goes on writing what is queued, ms. */
-#define STOP_MS 500
+#define STOP_MS TM_DRAIN_MS
 /* How long the end of an engine waits for sockets to close, ms. */
 #define SHUT_MS 1000
+
+static const char STOPPED[] = "the node stopped";
 
 typedef struct tm_cookie {
     tm_bytes peer; /* behind the struct, then the cookie */
@@ -215,10 +217,42 @@ static int node_open_kernel(tumen_node *node)
     return rc;
 }
 
+static void node_tell_name(tumen_node *node)
+{
+    tm_node_event(node,
+                  &(tumen_event){.kind = TUMEN_EVENT_NAMED, .node = tm_public(tm_node_name(node))},
+                  NULL);
+}
+
+/* Gives up whatever is on its way out. */
+static void node_cancel_peers(tumen_node *node, const char *text)
+{
+    for (;;) {
+        tm_peer *found = NULL;
+        size_t position = 0;
+        tm_node_lock_engine(node);
+        for (tm_peer *peer; !found && (peer = tm_map_next(&node->peers, &position));)
+            if (peer->attempt || peer->wait_until_ns) found = peer;
+        tm_node_unlock(node);
+        if (!found) return;
+        found->wait_until_ns = 0;
+        found->wait_code = 0;
+        tm_timer_cancel(&node->engine->wheel, &found->wait_timer);
+        if (found->attempt) tm_attempt_cancel(found->attempt);
+        tm_peer_failed(found, TM_ECLOSED, text);
+    }
+}
+
 int tm_node_take_name(tumen_node *node, tm_bytes name, uint32_t creation)
 {
-    if (node->named || name.len >= sizeof node->name || !tm_node_name_valid(name))
+    /* The host is the one we asked for: OTP insists on that, too. */
+    tm_bytes host = tm_node_name(node);
+    if (node->named || !tm_node_name_valid(name) || name.len < host.len + 2 ||
+        name.ptr[name.len - host.len - 1] != '@' ||
+        !tm_bytes_equal(tm_bytes_of(name.ptr + name.len - host.len, host.len), host))
         return TM_EPEER_NAME;
+    /* A caller may just have made a process when the name before this one was lost. */
+    tm_procs_end_all(node->procs);
     int rc = tm_procs_rename(node->procs, name, creation);
     if (rc) return rc;
     memcpy(node->name, name.ptr, name.len);
@@ -227,11 +261,30 @@ int tm_node_take_name(tumen_node *node, tm_bytes name, uint32_t creation)
     node->creation = creation;
     node->named = true;
     rc = node_open_kernel(node);
-    if (!rc)
-        tm_node_event(
-            node, &(tumen_event){.kind = TUMEN_EVENT_NAMED, .node = tm_public(tm_node_name(node))},
-            NULL);
+    if (!rc) node_tell_name(node);
     return rc;
+}
+
+void tm_node_lose_name(tumen_node *node)
+{
+    static const char TEXT[] = "the node has lost its name";
+    tm_greetings_drop_all(node);
+    node_cancel_peers(node, TEXT);
+    TM_LIST_EACH (&node->connections, link, following) {
+        tm_connection_abort_link(link, TEXT);
+    }
+    tm_node_lock_engine(node);
+    node->named = false;
+    int rc = tm_procs_exit(node->procs, node->kernel, TM_BYTES("\x77\x08shutdown"));
+    TM_DCHECK(rc == 0);
+    (void)rc;
+    node->kernel = 0;
+    tm_procs_end_all(node->procs);
+    const char *host = strchr(node->name, '@') + 1;
+    node->name_len = strlen(host);
+    memmove(node->name, host, node->name_len + 1);
+    node_tell_name(node);
+    tm_node_unlock(node);
 }
 
 static int node_open_procs(tumen_node *node)
@@ -375,6 +428,8 @@ static int node_init(tumen_node *node, const tumen_node_options *options)
     tm_map_init(&node->peers, &engine->alloc, engine->seed);
     tm_map_init(&node->cookies, &engine->alloc, engine->seed);
     tm_map_init(&node->exposed, &engine->alloc, engine->seed);
+    tm_map_init(&node->allowed, &engine->alloc, engine->seed);
+    tm_list_init(&node->given);
     tm_list_init(&node->dirty);
     tm_list_init(&node->greetings);
     tm_list_init(&node->connections);
@@ -389,6 +444,7 @@ static int node_init(tumen_node *node, const tumen_node_options *options)
              options->epmd_address ? options->epmd_address : "127.0.0.1");
     int rc = node_set_name(node, options->name);
     if (!rc) rc = default_cookie_set(node, tm_bytes_of(options->cookie, strlen(options->cookie)));
+    if (!rc && options->allowed) rc = tm_node_allow_list(node, options->allowed);
     if (!rc) rc = node_open_procs(node);
     return rc;
 }
@@ -406,6 +462,7 @@ static void node_free(tumen_node *node)
         exposed_free(node, exposed);
     tm_map_fini(&node->exposed);
     default_cookie_free(node);
+    tm_node_admission_fini(node);
     position = 0;
     for (tm_peer *peer; (peer = tm_map_next(&node->peers, &position));) {
         if (peer->host) tm_alloc_free(alloc, peer->host, strlen(peer->host) + 1);
@@ -489,24 +546,6 @@ void tm_node_object_closed(tumen_node *node)
     pthread_mutex_unlock(&node->engine->command_lock);
 }
 
-/* Gives up whatever is on its way out. */
-static void node_cancel_peers(tumen_node *node)
-{
-    for (;;) {
-        tm_peer *found = NULL;
-        size_t position = 0;
-        tm_node_lock_engine(node);
-        for (tm_peer *peer; !found && (peer = tm_map_next(&node->peers, &position));)
-            if (peer->attempt || peer->wait_until_ns) found = peer;
-        tm_node_unlock(node);
-        if (!found) return;
-        found->wait_until_ns = 0;
-        tm_timer_cancel(&node->engine->wheel, &found->wait_timer);
-        if (found->attempt) tm_attempt_cancel(found->attempt);
-        tm_peer_failed(found, TM_ECLOSED, "the node stopped");
-    }
-}
-
 void tm_node_begin_stop(tumen_node *node)
 {
     if (node->stopping) return;
@@ -515,7 +554,7 @@ void tm_node_begin_stop(tumen_node *node)
     tm_sock_close(&node->listener, false);
     tm_registrar_stop(node);
     tm_greetings_drop_all(node);
-    node_cancel_peers(node);
+    node_cancel_peers(node, STOPPED);
     tm_timer_arm(&node->engine->wheel, &node->stop_timer,
                  node->engine->now_ns + STOP_MS * TM_MS_NS);
     TM_LIST_EACH (&node->connections, link, following) {
@@ -530,7 +569,7 @@ static void stop_timer_fire(tm_timer *timer, uint64_t now_ns)
     (void)now_ns;
     tumen_node *node = TM_CONTAINER(timer, tumen_node, stop_timer);
     TM_LIST_EACH (&node->connections, link, following) {
-        tm_connection_abort_link(link);
+        tm_connection_abort_link(link, STOPPED);
     }
 }
 

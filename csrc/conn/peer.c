@@ -9,9 +9,18 @@
 static void wait_over(tm_timer *timer, uint64_t now_ns)
 {
     (void)now_ns;
-    tm_peer *peer = TM_CONTAINER(timer, tm_peer, wait_timer);
+    tm_peer_give_up(TM_CONTAINER(timer, tm_peer, wait_timer));
+}
+
+void tm_peer_give_up(tm_peer *peer)
+{
+    tm_timer_cancel(&peer->node->engine->wheel, &peer->wait_timer);
     peer->wait_until_ns = 0;
-    tm_peer_failed(peer, TM_ETIMEDOUT, "the peer preferred its own connection, which never came");
+    if (peer->wait_code)
+        tm_peer_failed(peer, peer->wait_code, "and the peer's own attempt came to nothing");
+    else
+        tm_peer_failed(peer, TM_ETIMEDOUT,
+                       "the peer preferred its own connection, which never came");
 }
 
 static void connect_run(tm_command *command)
@@ -140,6 +149,7 @@ void tm_peer_failed(tm_peer *peer, int code, const char *text)
     tm_node_lock_engine(node);
     uint64_t lost = tm_peer_drop_queue(peer);
     peer->state = TM_PEER_DOWN;
+    peer->wait_code = 0;
     tm_procs_node_down(node->procs, peer->name);
     tm_node_event(node,
                   &(tumen_event){.kind = TUMEN_EVENT_CONNECT_FAILED,

@@ -287,7 +287,7 @@ static void write_done(tm_connection *conn)
     if (conn->peer) tm_connection_write_over(conn, conn->peer);
     bool drained = conn->draining && conn->peer && conn->peer->queue.count == 0;
     tm_node_unlock(node);
-    if (drained) tm_connection_close(conn, TM_ECLOSED, "the node stopped");
+    if (drained) tm_connection_close(conn, TM_ECLOSED, conn->drain_text);
 }
 
 void tm_connection_write(tm_connection *conn)

@@ -129,6 +129,8 @@ TM_MUST_CHECK int tm_procs_spawn(tm_procs *procs, tm_proc_key *key);
 /* The process has ended by itself with reason (one term): names, aliases, monitors and links are
  * settled, signals are out, no event for the process itself. TM_ENOPROC when it is gone already. */
 int tm_procs_exit(tm_procs *procs, tm_proc_key key, tm_bytes reason);
+/* Every process is ended for noconnection, each with its event. */
+void tm_procs_end_all(tm_procs *procs);
 bool tm_procs_alive(const tm_procs *procs, tm_proc_key key);
 /* The pid of a key, alive or not; the node bytes are borrowed from procs. */
 tm_pid tm_procs_pid(const tm_procs *procs, tm_proc_key key);

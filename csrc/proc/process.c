@@ -276,6 +276,16 @@ int tm_procs_exit(tm_procs *procs, tm_proc_key key, tm_bytes reason)
     return tm_procs_leave(procs, 0);
 }
 
+void tm_procs_end_all(tm_procs *procs)
+{
+    tm_procs_enter(procs);
+    for (uint32_t i = 0; i < procs->slot_count; i++)
+        if (procs->slots[i].process)
+            tm_process_end(procs, procs->slots[i].process, TM_TERM_NOCONNECTION, true);
+    tm_procs_settle(procs);
+    tm_procs_check(procs);
+}
+
 bool tm_procs_alive(const tm_procs *procs, tm_proc_key key)
 {
     return tm_process_get(procs, key) != NULL;

@@ -591,14 +591,14 @@ cdef class CoreNode:
     def __cinit__(self, Engine engine not None, str name not None, str cookie not None, *,
                   bint visible=False, bint listen=True, listen_host=None, uint16_t listen_port=0,
                   int epmd_mode=0, epmd_address=None, uint16_t epmd_port=0,
-                  uint64_t flags=0, **_):
+                  uint64_t flags=0, allowed=None, **_):
         global live_nodes
         cdef tumen_node_options options
         cdef tumen_node *node = NULL
         cdef tumen_engine *owner = engine.get()
         cdef int rc
         texts = [None if text is None else (<str?>text).encode()
-                 for text in (name, cookie, listen_host, epmd_address)]
+                 for text in (name, cookie, listen_host, epmd_address, allowed)]
         for text in texts:
             if text is not None and b"\0" in text:
                 raise ValueError("a NUL character")
@@ -610,6 +610,9 @@ cdef class CoreNode:
         options.epmd_address = NULL
         if texts[3] is not None:
             options.epmd_address = texts[3]
+        options.allowed = NULL
+        if texts[4] is not None:
+            options.allowed = texts[4]
         options.visible = visible
         options.listen = listen
         options.listen_port = listen_port
@@ -751,6 +754,12 @@ cdef class CoreNode:
         if rc < 0:
             raise_for(rc, peer or None, "cookie")
 
+    def allow(self, entry):
+        """Adds "node@host", "host" or "name@" to the nodes that may connect."""
+        cdef int rc = tumen_node_allow(self.get(), name_bytes(entry))
+        if rc < 0:
+            raise_for(rc, None, f"allowing {entry!r}")
+
     def connect(self, peer, host=None, uint16_t port=0):
         """Starts to connect; True when it is up already."""
         cdef bytes encoded = None if host is None else (<str?>host).encode()
@@ -765,7 +774,7 @@ cdef class CoreNode:
         return rc == 1
 
     def disconnect(self, peer):
-        """Starts to close; False when there is no connection."""
+        """Starts to close, once what is queued was written; False when there is no connection."""
         cdef int rc = tumen_node_disconnect(self.get(), name_bytes(peer))
         if rc == TM_ENOCONN:
             return False

@@ -129,6 +129,7 @@ cdef extern from "csrc/tumen.h" nogil:
         const char *epmd_address
         uint16_t epmd_port
         uint64_t flags
+        const char *allowed
 
     int tumen_node_create(tumen_engine *engine, const tumen_node_options *options, tumen_node **node) noexcept
     int tumen_node_stop(tumen_node *node) noexcept
@@ -136,6 +137,7 @@ cdef extern from "csrc/tumen.h" nogil:
     int tumen_node_set_limit(tumen_node *node, int limit, uint64_t value) noexcept
     uint64_t tumen_node_limit(tumen_node *node, int limit) noexcept
     int tumen_node_set_cookie(tumen_node *node, tumen_bytes peer, tumen_bytes cookie) noexcept
+    int tumen_node_allow(tumen_node *node, tumen_bytes entry) noexcept
     int tumen_node_connect(tumen_node *node, tumen_bytes peer, const char *host, uint16_t port) noexcept
     int tumen_node_disconnect(tumen_node *node, tumen_bytes peer) noexcept
     ctypedef struct tumen_node_info:

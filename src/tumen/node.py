@@ -17,7 +17,7 @@ from .running import Running
 from .supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
 
     from ._core import Engine
     from .calls import Destination
@@ -69,7 +69,7 @@ class Node:
 
     `name`
         ``"name@host"``; a host alone asks the first peer for a dynamic name, and processes can be
-        made once it was given.
+        made once it was given. It lasts as long as the connection to that peer (`NameLost`).
     `cookie`
         else TUMEN_COOKIE, RELEASE_COOKIE, or the file ``~/.erlang.cookie``.
     `visible`
@@ -89,6 +89,8 @@ class Node:
     `flags`
         the capability flags (``DFLAG_*``) to announce instead of all that there are: to meet a peer
         as an older node would.
+    `allow`
+        which nodes may connect, and be connected to: see `allow`. Without any, all with the cookie.
     `engine`
         one that several nodes share; else each node makes its own.
 
@@ -113,6 +115,7 @@ class Node:
         epmd_address: str | None = None,
         epmd_port: int | None = None,
         flags: int | None = None,
+        allow: Iterable[str] = (),
         engine: Engine | None = None,
     ) -> None:
         self._options = NodeOptions(
@@ -128,6 +131,7 @@ class Node:
             epmd_address=epmd_address,
             epmd_port=epmd_port,
             flags=flags,
+            allow=tuple(dict.fromkeys(allow)),
             engine=engine,
         )
         self._limits = limits or Limits()
@@ -260,6 +264,20 @@ class Node:
         """The cookie for one peer, or for all others; an empty one for a peer forgets it."""
         self._running.core.set_cookie(cookie, peer or "")
 
+    def allow(self, names: Iterable[str]) -> None:
+        """net_kernel:allow: from the first one on, only these nodes may connect or be connected to.
+
+        ``"name@host"``, ``"host"`` for every node of a host, or ``"name@"`` for one name on all
+        hosts. Further calls add to the list. Connections that are up stay. ValueError for what can
+        be none of these, `LimitExceeded` above 4096.
+        """
+        self._running.allow(names)
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """The nodes that may connect, as `allow` was given them; empty: all."""
+        return self._running.allowed
+
     # -- connections
 
     async def connect(
@@ -289,8 +307,17 @@ class Node:
                 waiting.remove(future)
 
     async def disconnect(self, name: str) -> bool:
-        """Closes the connection; what was sent is written before. False when there was none."""
-        return self._running.core.disconnect(name)
+        """Closes the connection and returns when it is closed. False when there was none.
+
+        What was sent is written before; a peer that does not read is given half a second.
+        """
+        state = self._running
+        if not state.core.disconnect(name):
+            return False
+        future: asyncio.Future[None] = state.loop.create_future()
+        state.closing.setdefault(name, []).append(future)
+        await future
+        return True
 
     async def ping(self, name: str, timeout: float | None = 7.0) -> bool:
         """net_adm:ping: whether the node answers. Connects if need be, and never raises for an

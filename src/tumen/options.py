@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
     from ._core import Engine
 
-__all__ = ["Driver", "EpmdMode", "Limits", "NodeOptions", "backend_choice", "cookie_find"]
+__all__ = [
+    "Driver",
+    "EpmdMode",
+    "Limits",
+    "NodeOptions",
+    "backend_choice",
+    "cookie_find",
+    "cookie_read",
+]
 
 Driver = Literal["thread", "loop"]
 EpmdMode = Literal["auto", "client"]
@@ -70,6 +78,9 @@ class Limits:
     events_count_max: int = 1024
     # A stopping server has so long for its `terminate`, milliseconds.
     shutdown_time_ms: int = 5_000
+    # Warnings of failed handshakes that are logged in a minute; the rest is counted and told once.
+    # Events (`HandshakeFailed`) come for each.
+    handshake_warnings_count_max: int = 10
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -98,6 +109,7 @@ class NodeOptions:
     epmd_address: str | None = None
     epmd_port: int | None = None
     flags: int | None = None
+    allow: tuple[str, ...] = ()
     engine: Engine | None = None
 
     def __post_init__(self) -> None:
@@ -109,6 +121,8 @@ class NodeOptions:
             raise ValueError("a loop can turn an epoll engine only")
         if self.driver == "loop" and self.engine is not None:
             raise ValueError("a shared engine has its driver already")
+        if bad := [entry for entry in self.allow if not entry or " " in entry]:
+            raise ValueError(f"neither a node, a host nor a name@: {bad[0]!r}")
 
     @property
     def is_dynamic(self) -> bool:
@@ -196,14 +210,15 @@ def _cookie_from_files() -> str:
     paths = [home / ".erlang.cookie", config / "erlang" / ".erlang.cookie"]
     for path in paths:
         if path.exists():
-            return _cookie_read(path)
+            return cookie_read(path)
     raise AuthError(
         f"no cookie: neither an argument nor {' or '.join(_COOKIE_VARIABLES)} nor {paths[0]}",
         hint="Use the cookie of the cluster: erlang:get_cookie() on one of its nodes.",
     )
 
 
-def _cookie_read(path: Path) -> str:
+def cookie_read(path: Path) -> str:
+    """The first line of a cookie file; `AuthError` when others than its owner may read it."""
     # One descriptor for check and read: what was checked is what is read.
     with path.open(encoding="latin-1") as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)

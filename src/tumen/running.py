@@ -43,6 +43,7 @@ from .options import (
     cookie_weakness,
     epmd_choice,
 )
+from .pace import Warnings
 from .pool import Pool
 from .process import Process
 from .reasons import NO_CONNECTION, NORMAL, SHUTDOWN
@@ -50,7 +51,7 @@ from .services import Services
 from .workers import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
     from ._term import Pid, Reference
     from .app import Exposures, ServerSpec
@@ -100,10 +101,16 @@ class Running:
         self.connecting: dict[str, list[asyncio.Future[None]]] = {}
         self.exposures = exposures
         self._node_watchers: weakref.WeakKeyDictionary[Process, int] = weakref.WeakKeyDictionary()
+        self.closing: dict[str, list[asyncio.Future[None]]] = {}
+        self.allowed = options.allow
+        self._handshake_warnings = Warnings(
+            self.loop, "handshakes failed", limits.handshake_warnings_count_max
+        )
         self._specs = servers
         self._servers: dict[int, GenServer] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._own: Process | None = None
+        self._name = options.name  # dynamic: the one that we had last
         self._driver: LoopDriver | None = None
         self._registered: asyncio.Future[None] = self.loop.create_future()
         self._closed: asyncio.Future[None] = self.loop.create_future()
@@ -128,6 +135,7 @@ class Running:
                 epmd_address=address,
                 epmd_port=port,
                 flags=options.flags or 0,
+                allowed=" ".join(options.allow) or None,
             )
         except BaseException:
             self._close_engine()
@@ -374,6 +382,9 @@ class Running:
         self.room.close()
         for name in list(self.connecting):
             self._connected(name, TumenError("the node was stopped"))
+        for name in list(self.closing):
+            self._disconnected(name)
+        self._handshake_warnings.close()
         for stream in list(self.streams):
             stream.close()
         if self._driver is not None:
@@ -419,7 +430,8 @@ class Running:
         self._tell(events.NodeUp(event.node, event.number == 1))
 
     def _down(self, event: CoreEvent) -> None:
-        self._connected(event.node, _failure(event))
+        # Nothing for `connecting`: what waits there waits for a later connection than this one.
+        self._disconnected(event.node)
         self.room.open(event.node)
         self.services.node_down(event.node)
         self._tell_watchers(_NODEDOWN, event.node)
@@ -440,7 +452,7 @@ class Running:
         self._tell(events.Refused(event.node, to, _reason(event), event.number))
 
     def _handshake_failed(self, event: CoreEvent) -> None:
-        _log.warning("handshake with %r failed: %s", event.node, _reason(event))
+        self._handshake_warnings.warn("handshake with %r failed: %s", event.node, _reason(event))
         self._tell(events.HandshakeFailed(event.node, _reason(event)))
 
     def _was_registered(self, event: CoreEvent) -> None:
@@ -461,8 +473,14 @@ class Running:
         self._tell(events.RegisterFailed(_reason(event)))
 
     def _named(self, event: CoreEvent) -> None:
-        self._tell(events.Renamed(event.node))
-        self.background(self._start_servers())
+        # The host alone: the name was lost.
+        if "@" in event.node:
+            self._name = event.node
+            self._tell(events.Renamed(event.node))
+            self.background(self._start_servers())
+        else:
+            self._own = None
+            self._tell(events.NameLost(self._name))
 
     def _has_stopped(self, _event: CoreEvent) -> None:
         if not self._closed.done():
@@ -498,6 +516,17 @@ class Running:
                 future.set_result(None)
             else:
                 future.set_exception(error)
+
+    def _disconnected(self, name: str) -> None:
+        for future in self.closing.pop(name, ()):
+            if not future.done():
+                future.set_result(None)
+
+    def allow(self, names: Iterable[str]) -> None:
+        for name in dict.fromkeys(names):
+            self.core.allow(name)
+            if name not in self.allowed:
+                self.allowed += (name,)
 
     def _pid(self, key: int) -> Pid | None:
         return self.core.pid(key) if key else None

@@ -19,7 +19,7 @@ from .errors import TumenError
 
 if TYPE_CHECKING:
     import concurrent.futures
-    from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 
     from ._term import Atom, Pid
     from .calls import Destination
@@ -128,6 +128,9 @@ class Node:
 
     def set_cookie(self, cookie: str, *, peer: str | None = None) -> None:
         self._do(self.node.set_cookie, cookie, peer=peer)
+
+    def allow(self, names: Iterable[str]) -> None:
+        self._do(self.node.allow, names)
 
     # -- connections
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import tumen
 from tumen._core import Engine
 from tumen.events import ConnectFailed, NodeDown
-from tumen.options import _cookie_read, backend_choice, epmd_choice
+from tumen.options import backend_choice, cookie_read, epmd_choice
 
 from .exits import Code, Failed, text_of
 
@@ -59,7 +59,7 @@ class NodeOptions:
         if self.cookie_file is not None and self.cookie_env is not None:
             raise Failed(Code.USAGE, "--cookie-file and --cookie-env exclude each other")
         if self.cookie_file is not None:
-            return _cookie_read(self.cookie_file)
+            return cookie_read(self.cookie_file)
         if self.cookie_env is None:
             return None
         cookie = os.environ.get(self.cookie_env)
