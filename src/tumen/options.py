@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 from .errors import AuthError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from ._core import Engine
+    from ._term import Pid
 
 __all__ = ["Driver", "EpmdMode", "Limits", "NodeOptions", "backend_choice", "cookie_find"]
 
@@ -66,6 +67,9 @@ class Limits:
     pool_waiting_count_max: int = 10_000
     # Events that one reader of `Node.events` may leave unread; over it the oldest are dropped.
     events_count_max: int = 1024
+    # Log events that one node may hand over (`logger_proxy`) in a second; over it they are dropped,
+    # and their number is logged.
+    log_events_per_s_max: int = 1_000
     # A stopping server has so long for its `terminate`, milliseconds.
     shutdown_time_ms: int = 5_000
 
@@ -96,12 +100,15 @@ class NodeOptions:
     epmd_address: str | None = None
     epmd_port: int | None = None
     engine: Engine | None = None
+    on_output: Callable[[str, Pid], object] | None = None
 
     def __post_init__(self) -> None:
         if self.driver not in ("thread", "loop"):
             raise ValueError(f'driver must be "thread" or "loop", not {self.driver!r}')
         if self.epmd not in EPMD_MODES:
             raise ValueError(f'epmd must be "auto", "client" or None, not {self.epmd!r}')
+        if self.on_output is not None and not callable(self.on_output):
+            raise TypeError(f"on_output must be callable, not {self.on_output!r}")
         if self.driver == "loop" and self.backend == "uring":
             raise ValueError("a loop can turn an epoll engine only")
         if self.driver == "loop" and self.engine is not None:

@@ -175,6 +175,12 @@ class Running:
             self._own = process
         return self._own
 
+    @property
+    def group_leader(self) -> Pid:
+        """The group leader of what we run on other nodes: our I/O server, or the node itself while
+        there is none."""
+        return self.services.io.pid or self.own_process.pid
+
     def _attach(self, process: Process, name: str | Atom | None) -> None:
         """Makes a process of the core for `process`, and registers it."""
         self.core.attach(process)

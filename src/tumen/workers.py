@@ -32,6 +32,9 @@ _UNDEF: Final = Atom("undef")
 _BADARG: Final = Atom("badarg")
 _EXCEPTION: Final = Atom("exception")
 _SYSTEM_LIMIT: Final = Atom("system_limit")
+# The stack entry of what erlang:apply/3 refuses.
+_APPLY: Final = (Atom("erlang"), Atom("apply"))
+_APPLY_INFO: Final = [(Atom("error_info"), {Atom("module"): Atom("erl_erts_errors")})]
 
 _current: contextvars.ContextVar[CurrentCall] = contextvars.ContextVar("tumen_current_call")
 
@@ -67,6 +70,11 @@ def current_call() -> CurrentCall | None:
     return _current.get(None)
 
 
+def _is_atom(term: Any) -> bool:
+    # The atoms `true`, `false` and `nil` are Python's own.
+    return isinstance(term, Atom | bool) or term is None
+
+
 class Workers:
     """Runs what peers ask for, and only what is exposed."""
 
@@ -81,18 +89,16 @@ class Workers:
     def request(self, key: int, caller: Pid, kind: str, args: Any) -> None:
         """A SPAWN_REQUEST was accepted: the process `key` was made for it."""
         match kind, args:
-            case "execute_call", [
-                Reference() as result,
-                Atom() as module,
-                Atom() as function,
-                list() as values,
-            ]:
+            case "execute_call", [Reference() as result, module, function, values]:
                 call = CurrentCall(key, caller, module, function, result)
-            case "execute_cast", [Atom() as module, Atom() as function, list() as values]:
+            case "execute_cast", [module, function, values]:
                 call = CurrentCall(key, caller, module, function, None)
             case _:
                 self._core.exit(key, _BADARG)
                 return
+        if not (_is_atom(module) and _is_atom(function) and isinstance(values, list)):
+            self._fail(call, _BADARG, [(*_APPLY, [module, function, values], _APPLY_INFO)])
+            return
         exposed = self._exposures.find(module, function)
         if exposed is None:
             _log.info("%s: %s:%s/%d is not exposed", caller.node, module, function, len(values))
