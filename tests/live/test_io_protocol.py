@@ -58,11 +58,11 @@ async def test_beam_prints_to_our_user(
 ) -> None:
     """By name or as group leader; what needs formatting is formatted by the BEAM."""
     await shared_beam.eval(
-        'D = {user, N}, io:put_chars(D, "plain\\n"), io:format(D, "no args~~~n", []), '
+        'io:put_chars(D, "plain\\n"), io:format(D, "no args~~~n", []), '
         'io:format(D, "~p ~ts ~.3f~n", [{a, [1, "b"]}, <<"gr\\xc3\\xbc\\xc3\\x9f">>, 1.5]), '
         'io:put_chars(D, [$a, [<<"b\\xc3\\xbc">>, 8364], $\\n]), io:nl(D), '
         'io:write(D, {x, "y"}), io:fwrite(D, "~w", [q])',
-        N=Atom(node.name),
+        D=node.whereis("user"),
     )
     assert output.text == (
         'plain\nno args~\n{a,[1,"b"]} grüß 1.500\nabü€\n\n{x,"y"}q'.replace('"y"', "[121]")
@@ -88,8 +88,8 @@ async def test_elixir_prints_to_our_user(
     node: tumen.Node, elixir: peers.Beam, output: Output
 ) -> None:
     await elixir.eval(
-        'd = {:user, n}; IO.puts(d, "héllo"); IO.inspect(d, %{a: [1]}, []); IO.write(d, :atom)',
-        n=Atom(node.name),
+        'IO.puts(d, "héllo"); IO.inspect(d, %{a: [1]}, []); IO.write(d, :atom)',
+        d=node.whereis("user"),
     )
     assert output.text == "héllo\n%{a: [1]}\natom"
 
@@ -150,9 +150,9 @@ async def test_io_functions_of_a_beam_work_on_our_user(
     node: tumen.Node, shared_beam: peers.Beam
 ) -> None:
     assert await shared_beam.eval(
-        "D = {user, N}, {io:get_line(D, ''), io:get_chars(D, '', 3), io:read(D, ''), "
+        "{io:get_line(D, ''), io:get_chars(D, '', 3), io:read(D, ''), "
         "io:columns(D), io:getopts(D), io:setopts(D, [binary])}",
-        N=Atom(node.name),
+        D=node.whereis("user"),
     ) == (
         Atom("eof"),
         Atom("eof"),
@@ -168,33 +168,42 @@ async def test_output_of_a_process_keeps_its_order(
 ) -> None:
     """Also where it does not wait for replies, and only some of it takes formatting."""
     await shared_beam.eval(
-        "D = {user, N}, [D ! {io_request, self(), I, case I rem 3 of "
+        "[D ! {io_request, self(), I, case I rem 3 of "
         '0 -> {put_chars, unicode, io_lib, format, ["~w ", [I]]}; '
         '1 -> {put_chars, unicode, [integer_to_list(I), " "]}; '
         '2 -> {requests, [{put_chars, unicode, integer_to_list(I)}, {put_chars, unicode, " "}]} '
         "end} || I <- lists:seq(1, 300)], [receive {io_reply, I, ok} -> ok end "
         "|| I <- lists:seq(1, 300)]",
-        N=Atom(node.name),
+        D=node.whereis("user"),
     )
     assert output.text.split() == [str(number) for number in range(1, 301)]
 
 
 async def test_slow_node_does_not_hold_up_the_output_of_others(
-    node: tumen.Node, shared_beam: peers.Beam, beam: peers.Beam, output: Output
+    node: tumen.Node, shared_beam: peers.Beam, output: Output
 ) -> None:
     """Its formats wait for it; everybody else prints."""
-    sender = await beam.eval("self()")
-    assert await node.ping(beam.name)
-    beam.pause()
-    try:
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def slow(*_: Any) -> str:
+        asked.set()
+        await answer.wait()
+        return "slow"
+
+    async def main(proc: tumen.Process) -> None:
         form = (Atom("put_chars"), Atom("unicode"), Atom("io_lib"), Atom("format"), [b"~w", [1]])
-        node.send("user", (Atom("io_request"), sender, 1, form))
-        await shared_beam.eval('io:format({user, N}, "~w", [quick])', N=Atom(node.name))
+        proc.send(("user", node.name), (Atom("io_request"), proc.pid, 1, form))
+        assert await proc.receive() == (Atom("io_reply"), 1, Atom("ok"))
+
+    async with make_node("slow", cookie=peers.COOKIE, epmd="auto") as other:
+        other.expose("io_lib", "format", slow)
+        pid = other.spawn(main)
+        await asked.wait()
+        await shared_beam.eval('io:format(D, "~w", [quick])', D=node.whereis("user"))
         assert output.text == "quick"
-    finally:
-        beam.resume()
-    await output.shows("quick1")
-    assert await beam.eval("receive {io_reply, 1, R} -> R after 5000 -> none end") == Atom("ok")
+        answer.set()
+        assert await other.join(pid) == Atom("normal")
+    assert output.text == "quickslow"
 
 
 async def test_handler_that_raises_is_an_error_for_the_one_who_prints(
@@ -214,7 +223,7 @@ async def test_output_goes_to_the_standard_output_by_default(
     backend: str, epmd: peers.Epmd, shared_beam: peers.Beam, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with make_node(cookie=peers.COOKIE, epmd="auto") as node:
-        await shared_beam.eval('io:format({user, N}, "~ts~n", ["tea"])', N=Atom(node.name))
+        await shared_beam.eval('io:format(D, "~ts~n", ["tea"])', D=node.whereis("user"))
         await node.put_chars("user", "and biscuits\n")
         assert capsys.readouterr().out == "tea\nand biscuits\n"
 
@@ -321,7 +330,7 @@ async def test_killed_user_is_started_again(
     await shared_beam.eval("exit(D, kill)", D=first)
     await until(lambda: node.whereis("user") not in (None, first))
     await until(lambda: node._running.group_leader == node.whereis("user"))
-    await shared_beam.eval('io:put_chars({user, N}, "again")', N=Atom(node.name))
+    await shared_beam.eval('io:put_chars(D, "again")', D=node.whereis("user"))
     assert output.text == "again"
 
 

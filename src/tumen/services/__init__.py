@@ -4,11 +4,15 @@
 connections that come and go.
 """
 
+# ruff: noqa: SLF001 - it makes processes for what their users are not to see
+
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from ..errors import TumenError
 from .io import IoServer
 from .logger import LoggerProxy
 from .rex import Rex
@@ -50,27 +54,44 @@ class Kept:
         self._kind = kind
         self._name = name
         self._args = args
-        self.pid: Pid | None = None
+        self._server: GenServer | None = None
         self._ends: list[float] = []
 
-    async def start(self) -> None:
-        home = self._home
-        self.pid = await home.start_server(self._kind, self._args, self._name)
-        pending = home.core.monitor_begin(home.own_process, self.pid)
-        pending.future.add_done_callback(lambda _: self._ended(pending.value))
+    @property
+    def pid(self) -> Pid | None:
+        """Its process; None while there is none."""
+        return None if self._server is None or not self._server.alive else self._server.pid
 
-    def _ended(self, reason: Any) -> None:
+    async def start(self) -> None:
+        if self.pid is None:
+            self._start()
+
+    def _start(self) -> None:
+        """The name is registered when this returns: the servers of the user need not wait."""
+        home, server = self._home, self._kind()
+        started: asyncio.Future[None] = home.loop.create_future()
+        home._attach(server, self._name)
+        home._servers[server._key] = self._server = server
+        task = home._run(server, server._serve(self._args, started))
+        task.add_done_callback(lambda _: self._ended(server, started))
+
+    def _ended(self, server: GenServer, started: asyncio.Future[None]) -> None:
         home = self._home
-        self.pid = None
-        if not home.node.running or home.core.closed:
+        home._servers.pop(server._key, None)
+        if started.done() and not started.cancelled():
+            started.exception()  # seen: the reason says the same
+        if not home.node.running or home.core.closed or "@" not in home.core.own:
             return
         now = home.loop.time()
         self._ends = [end for end in self._ends if now - end < _RESTART_PERIOD_S] + [now]
         if len(self._ends) > _RESTART_COUNT_MAX:
-            _log.error("%s has ended too often and stays dead: %r", self._name, reason)
+            _log.error("%s has ended too often and stays dead: %r", self._name, server.exit_reason)
             return
-        _log.warning("%s has ended and is started again: %r", self._name, reason)
-        home.background(self.start())
+        _log.warning("%s has ended and is started again: %r", self._name, server.exit_reason)
+        try:
+            self._start()
+        except TumenError as error:
+            _log.error("%s cannot be started again: %s", self._name, error)
 
     def node_up(self, name: str, visible: bool) -> None:
         """Nothing: peers ask."""
