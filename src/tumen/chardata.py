@@ -27,20 +27,18 @@ def chardata_text(chars: Any, *, latin1: bool = False) -> str:
         return chars.decode(encoding)
     if type(chars) is not list and type(chars) is not ImproperList:
         raise ValueError(f"no chardata: {type(chars).__name__}")
-    text: list[str] = []
+    # As bytes: a character may be split over two binaries.
+    text = bytearray()
     # What is still to be read, the next at the end. Lists nest as deep as a peer likes.
     left: list[Any] = [chars]
     while left:
         item = left.pop()
         if type(item) is int:
-            if latin1 and item > 0xFF:
-                raise ValueError(f"{item} is no character of latin1")
-            # chr takes surrogates, which have no UTF-8 and are no characters for Erlang either.
-            if 0xD800 <= item <= 0xDFFF:
+            if not 0 <= item <= 0x10FFFF:
                 raise ValueError(f"{item} is no character")
-            text.append(chr(item))
+            text += chr(item).encode(encoding)
         elif type(item) is bytes:
-            text.append(item.decode(encoding))
+            text += item
         elif type(item) is list:
             left.extend(reversed(item))
         elif type(item) is ImproperList:
@@ -50,7 +48,7 @@ def chardata_text(chars: Any, *, latin1: bool = False) -> str:
             left.extend(reversed(item.items))
         else:
             raise ValueError(f"no chardata: {type(item).__name__}")
-    return "".join(text)
+    return text.decode(encoding)
 
 
 def plain_format(args: Any) -> str | None:
@@ -59,7 +57,7 @@ def plain_format(args: Any) -> str | None:
         case [form, []]:
             try:
                 text = form.text if isinstance(form, Atom) else chardata_text(form)
-            except (ValueError, OverflowError):
+            except ValueError:
                 return None
         case _:
             return None
@@ -72,6 +70,6 @@ def shown(term: Any) -> str:
     """A term for people, where nobody could format it: text as text, all else as Python has it."""
     try:
         text = chardata_text(term)
-    except (ValueError, OverflowError):
+    except ValueError:
         text = repr(term)
     return text if len(text) <= _SHOWN_MAX else text[:_SHOWN_MAX] + " ..."

@@ -11,7 +11,7 @@ import contextvars
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from ._term import Atom, Pid, Reference
+from ._term import Atom, Export, Pid, Reference
 from .errors import Exit
 from .reasons import NORMAL, SHUTDOWN, remote_error
 
@@ -32,8 +32,9 @@ _UNDEF: Final = Atom("undef")
 _BADARG: Final = Atom("badarg")
 _EXCEPTION: Final = Atom("exception")
 _SYSTEM_LIMIT: Final = Atom("system_limit")
-# The stack entry of what erlang:apply/3 refuses.
+_PYTHON_ATOMS: Final = {"true": True, "false": False, "nil": None}
 _APPLY: Final = (Atom("erlang"), Atom("apply"))
+# In the stack entry of what erlang:apply/3 refuses.
 _APPLY_INFO: Final = [(Atom("error_info"), {Atom("module"): Atom("erl_erts_errors")})]
 
 _current: contextvars.ContextVar[CurrentCall] = contextvars.ContextVar("tumen_current_call")
@@ -75,6 +76,25 @@ def _is_atom(term: Any) -> bool:
     return isinstance(term, Atom | bool) or term is None
 
 
+def _atom(text: str) -> Any:
+    return _PYTHON_ATOMS[text] if text in _PYTHON_ATOMS else Atom(text)
+
+
+def _applied(module: Any, function: Any, values: list[Any]) -> tuple[Any, Any, Any, Any] | None:
+    """What erlang:apply is asked to run, and the stack entry that it leaves; None for others.
+
+    So erpc:call(Node, fun m:f/0) asks too.
+    """
+    if (module, function) != _APPLY:
+        return None
+    match values:
+        case [name, what, list() as args] if _is_atom(name) and _is_atom(what):
+            return name, what, args, [(*_APPLY, 3, [])]
+        case [Export() as fun, list() as args] if fun.arity == len(args):
+            return _atom(fun.module), _atom(fun.function), args, [(*_APPLY, 2, [])]
+    return None
+
+
 class Workers:
     """Runs what peers ask for, and only what is exposed."""
 
@@ -100,9 +120,14 @@ class Workers:
             self._fail(call, _BADARG, [(*_APPLY, [module, function, values], _APPLY_INFO)])
             return
         exposed = self._exposures.find(module, function)
+        frames: list[Any] = []
+        if exposed is None and (applied := _applied(module, function, values)) is not None:
+            module, function, values, frames = applied
+            call.module, call.function = module, function
+            exposed = self._exposures.find(module, function)
         if exposed is None:
             _log.info("%s: %s:%s/%d is not exposed", caller.node, module, function, len(values))
-            self._fail(call, _UNDEF, [(module, function, values, [])])
+            self._fail(call, _UNDEF, [(module, function, values, []), *frames])
             return
         self._calls[key] = call
         self._start(call, exposed, values)

@@ -117,6 +117,10 @@ CALLS = {
     "exit": "F(N, erlang, exit, [{gone, 1}])",
     "exit normal": "F(N, erlang, exit, [normal])",
     "arguments that are no proper list": "F(N, lists, seq, [1 | 2])",
+    "through erlang:apply": "F(N, erlang, apply, [lists, seq, [1, 5]])",
+    "undefined through erlang:apply": "F(N, erlang, apply, [nomod, nofun, [1]])",
+    "an external fun": "F(N, erlang, apply, [fun lists:seq/2, [1, 5]])",
+    "an undefined external fun": "F(N, erlang, apply, [fun nomod:true/1, [a]])",
 }
 
 FUNCTIONS = {
@@ -164,6 +168,7 @@ async def test_every_call_has_the_answer_of_a_beam(
 
 
 OTHERS = {
+    "erpc:call with an external fun": "erpc:call(N, fun nomod:nofun/0)",
     "timeout of rpc:call": "rpc:call(N, timer, sleep, [10000], 50)",
     "timeout of rpc:block_call": "rpc:block_call(N, timer, sleep, [100], 20)",
     "timeout of erpc:call": "erpc:call(N, timer, sleep, [10000], 50)",

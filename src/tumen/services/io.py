@@ -176,7 +176,7 @@ class IoServer(ServiceServer):
     def _put(self, sender: Pid, chars: Any, *, latin1: bool) -> Any:
         try:
             text = chardata_text(chars, latin1=latin1)
-        except (ValueError, OverflowError):
+        except ValueError:
             return (_ERROR, (Atom("put_chars"), _LATIN1 if latin1 else _UNICODE, chars))
         return self._write(sender, text)
 
@@ -200,7 +200,7 @@ class IoServer(ServiceServer):
             text = chardata_text(chars)
         except CallTimeout:
             return _TIMEOUT
-        except (RemoteError, ValueError, OverflowError) as error:
+        except (RemoteError, ValueError) as error:
             _log.debug("user: %r prints what cannot be formatted: %s", sender, error)
             return (_ERROR, what.function)
         except TumenError as error:

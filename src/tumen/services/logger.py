@@ -185,7 +185,7 @@ class LoggerProxy(ServiceServer):
                 _FORMAT_TIME_S,
             )
             return chardata_text(chars)
-        except (TumenError, ValueError, OverflowError) as error:
+        except (TumenError, ValueError) as error:
             _log.debug("%s: a log event was not formatted: %s", node, error)
             return None
 
