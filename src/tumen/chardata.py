@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from ._term import Atom, ImproperList
 
-__all__ = ["chardata_text", "plain_format", "shown"]
+__all__ = ["chardata_text", "plain_format", "shown", "shown_term"]
 
 # What a format may hold that has no argument: a new line, and a tilde itself.
 _SEQUENCE: Final = re.compile("~(.?)", re.DOTALL)
@@ -69,7 +69,15 @@ def plain_format(args: Any) -> str | None:
 def shown(term: Any) -> str:
     """A term for people, where nobody could format it: text as text, all else as Python has it."""
     try:
-        text = chardata_text(term)
+        return _clip(chardata_text(term))
     except ValueError:
-        text = repr(term)
+        return shown_term(term)
+
+
+def shown_term(term: Any) -> str:
+    """The same where it cannot be meant as text."""
+    return _clip(repr(term))
+
+
+def _clip(text: str) -> str:
     return text if len(text) <= _SHOWN_MAX else text[:_SHOWN_MAX] + " ..."

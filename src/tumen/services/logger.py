@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from .. import calls
 from .._term import Atom, Pid
-from ..chardata import chardata_text, plain_format, shown
+from ..chardata import chardata_text, plain_format, shown, shown_term
 from ..errors import TumenError
 from .base import ServiceServer
 
@@ -165,7 +165,9 @@ class LoggerProxy(ServiceServer):
         if text is None and node and self.alive:
             text = await self._formatted(node, event)
         if text is None:
-            text = shown(content) if kind == _REPORT else f"{shown(kind)} {shown(content)}"
+            text = shown_term(content)
+            if kind != _REPORT:
+                text = f"{shown(kind)} {text}"
         return text
 
     async def _formatted(self, node: str, event: _Event) -> str | None:
