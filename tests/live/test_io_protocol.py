@@ -179,6 +179,22 @@ async def test_output_of_a_process_keeps_its_order(
     assert output.text.split() == [str(number) for number in range(1, 301)]
 
 
+async def test_many_processes_of_a_beam_print_at_the_same_time(
+    node: tumen.Node, shared_beam: peers.Beam, output: Output
+) -> None:
+    await shared_beam.eval(
+        "Ms = [element(2, spawn_monitor(fun() -> group_leader(D, self()), "
+        '[io:format("~w.~w ", [I, J]) || J <- [1, 2, 3]] end)) || I <- lists:seq(1, 500)], '
+        "[receive {'DOWN', M, _, _, normal} -> ok end || M <- Ms]",
+        D=node.whereis("user"),
+    )
+    printed = output.text.split()
+    assert len(printed) == len(set(printed)) == 1500
+    for number in (1, 77, 500):
+        of_one = [text for text in printed if text.startswith(f"{number}.")]
+        assert of_one == [f"{number}.{nth}" for nth in (1, 2, 3)]
+
+
 async def test_slow_node_does_not_hold_up_the_output_of_others(
     node: tumen.Node, shared_beam: peers.Beam, output: Output
 ) -> None:

@@ -91,6 +91,35 @@ async def test_crash_of_a_process_that_we_cast_is_logged_here(
     assert "boom" in record.getMessage()
 
 
+async def test_crash_report_of_a_beam_process_is_readable(
+    node: tumen.Node, shared_beam: peers.Beam, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Formatted by the callback that the report names, over there."""
+    await shared_beam.eval(
+        "P = proc_lib:spawn(fun() -> group_leader(G, self()), error(boom) end), "
+        "M = monitor(process, P), receive {'DOWN', M, _, _, _} -> ok end",
+        G=node._running.group_leader,
+    )
+    await until(lambda: events(caplog))
+    record: Any = events(caplog)[0]
+    assert "crasher:" in record.getMessage()
+    assert "boom" in record.getMessage()
+    assert record.erlang_report[Atom("label")] == (Atom("proc_lib"), Atom("crash"))
+
+
+async def test_elixir_logs_to_python(
+    node: tumen.Node, elixir: peers.Beam, caplog: pytest.LogCaptureFixture
+) -> None:
+    await elixir.eval(
+        'spawn(fn -> Process.group_leader(self(), g); :logger.error("héllo"); '
+        ":logger.warning(%{a: 1}) end)",
+        g=node._running.group_leader,
+    )
+    await until(lambda: len(events(caplog)) == 2)
+    assert events(caplog)[0].getMessage() == "héllo"
+    assert "a: 1" in events(caplog)[1].getMessage()
+
+
 async def test_level_that_nobody_wants_is_not_formatted(
     node: tumen.Node, shared_beam: peers.Beam, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -253,6 +253,41 @@ async def test_cast_runs_the_function(node: tumen.Node, shared_beam: peers.Beam)
         assert sorted([await ran.get() for _ in range(3)]) == [1, 2, 3]
 
 
+async def test_beam_learns_our_features_when_a_visible_node_comes_up(
+    backend: str, epmd: peers.Epmd, shared_beam: peers.Beam
+) -> None:
+    async with make_node(cookie=peers.COOKIE, epmd="auto", visible=True) as node:
+        await node.connect(shared_beam.name)
+        assert await shared_beam.eval(
+            "T = persistent_term:get(rex_nodes_observer), (fun F() -> case ets:lookup(T, N) of "
+            "[{N, Erpc}] -> Erpc; [] -> timer:sleep(1), F() end end)()",
+            N=Atom(node.name),
+        )
+
+
+async def test_elixir_calls_exposed_functions(node: tumen.Node, elixir: peers.Beam) -> None:
+    node.expose("Elixir.ML", "answer", lambda: 42)
+    assert await elixir.eval(
+        "[:rpc.call(n, :lists, :seq, [1, 2]), :erpc.call(n, ML, :answer, []), "
+        ":erpc.call(n, &ML.answer/0), :rpc.block_call(n, ML, :answer, []), "
+        ":erpc.multicall([n], ML, :answer, []), "
+        "(try do :erpc.call(n, ML, :nope, [1]) rescue e in ErlangError -> e.original; "
+        "e in UndefinedFunctionError -> {e.module, e.function, e.arity} end)]",
+        n=Atom(node.name),
+    ) == [
+        [1, 2],
+        42,
+        42,
+        42,
+        [(Atom("ok"), 42)],
+        (
+            Atom("exception"),
+            Atom("undef"),
+            [(Atom("Elixir.ML"), Atom("nope"), [1], [])],
+        ),
+    ]
+
+
 @pytest.mark.sanitizer
 async def test_rex_survives_what_it_does_not_know(
     node: tumen.Node, shared_beam: peers.Beam
