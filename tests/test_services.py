@@ -235,9 +235,10 @@ async def test_group_leader_is_the_io_server(backend: str) -> None:
         await until(lambda: home.group_leader == node.whereis("user"))
 
 
-async def test_output_handler_must_be_callable() -> None:
+@pytest.mark.parametrize("handler", ["stdout", asyncio.sleep])
+async def test_output_handler_must_be_a_plain_function(handler: Any) -> None:
     with pytest.raises(TypeError, match="on_output"):
-        make_node(on_output="stdout")
+        make_node(on_output=handler)
 
 
 async def test_python_nodes_print_cast_and_broadcast_to_each_other(backend: str) -> None:
@@ -280,6 +281,9 @@ async def test_abcast_tells_where_the_queue_is_full(backend: str) -> None:
                 break
         assert list(failed) == [a.name]
         assert isinstance(failed[a.name], tumen.Busy)
+        failed = b.abcast(["no_host", b.name], "nobody", 1)
+        assert list(failed) == ["no_host"]
+        assert isinstance(failed["no_host"], ValueError)
 
 
 async def test_call_that_waits_for_many_nodes_ends_with_its_node(backend: str) -> None:

@@ -92,14 +92,14 @@ def rpc_cast(
 
 def abcast(
     owner: CoreProcess, nodes: Iterable[str | Atom], name: str | Atom, message: Any
-) -> dict[str, TumenError]:
+) -> dict[str, Exception]:
     """`Node.abcast`."""
     encode(message)  # what is no term is not sent to anybody
-    failed = {}
+    failed: dict[str, Exception] = {}
     for node in _names(nodes):
         try:
             owner.send((name, node), message)
-        except TumenError as error:
+        except (TumenError, ValueError) as error:
             failed[node] = error
     return failed
 

@@ -369,10 +369,10 @@ class Node:
 
     def abcast(
         self, nodes: Iterable[str | Atom], name: str | Atom, message: Any
-    ) -> dict[str, TumenError]:
+    ) -> dict[str, Exception]:
         """rpc:abcast: sends to the process of that name on each node. Never blocks.
 
-        The nodes that it was not sent to, with the error of `send` (`Busy`); mostly none.
+        The nodes that it was not sent to, with the error of `send`, mostly `Busy`; mostly none.
         """
         return self._running.own_process.abcast(nodes, name, message)
 

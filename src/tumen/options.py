@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import logging
 import os
 import stat
@@ -107,8 +108,10 @@ class NodeOptions:
             raise ValueError(f'driver must be "thread" or "loop", not {self.driver!r}')
         if self.epmd not in EPMD_MODES:
             raise ValueError(f'epmd must be "auto", "client" or None, not {self.epmd!r}')
-        if self.on_output is not None and not callable(self.on_output):
-            raise TypeError(f"on_output must be callable, not {self.on_output!r}")
+        if self.on_output is not None and (
+            not callable(self.on_output) or inspect.iscoroutinefunction(self.on_output)
+        ):
+            raise TypeError(f"on_output must be a plain function, not {self.on_output!r}")
         if self.driver == "loop" and self.backend == "uring":
             raise ValueError("a loop can turn an epoll engine only")
         if self.driver == "loop" and self.engine is not None:

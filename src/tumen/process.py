@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from ._term import Atom, Pid
     from .broadcast import RpcResult
     from .calls import Destination
-    from .errors import TumenError
     from .node import Node
     from .running import Running
 
@@ -119,7 +118,7 @@ class Process(CoreProcess):
 
     def abcast(
         self, nodes: Iterable[str | Atom], name: str | Atom, message: Any
-    ) -> dict[str, TumenError]:
+    ) -> dict[str, Exception]:
         """`Node.abcast` from this process."""
         return broadcast.abcast(self, nodes, name, message)
 

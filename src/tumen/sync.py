@@ -196,7 +196,7 @@ class Node:
 
     def abcast(
         self, nodes: Iterable[str | Atom], name: str | Atom, message: Any
-    ) -> dict[str, TumenError]:
+    ) -> dict[str, Exception]:
         return self._do(self.node.abcast, nodes, name, message)
 
     def sbcast(
