@@ -8,7 +8,7 @@ import logging
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from .errors import AuthError
 
@@ -108,10 +108,9 @@ class NodeOptions:
             raise ValueError(f'driver must be "thread" or "loop", not {self.driver!r}')
         if self.epmd not in EPMD_MODES:
             raise ValueError(f'epmd must be "auto", "client" or None, not {self.epmd!r}')
-        if self.on_output is not None and (
-            not callable(self.on_output) or inspect.iscoroutinefunction(self.on_output)
-        ):
-            raise TypeError(f"on_output must be a plain function, not {self.on_output!r}")
+        output: Any = self.on_output
+        if output is not None and (not callable(output) or inspect.iscoroutinefunction(output)):
+            raise TypeError(f"on_output must be a plain function, not {output!r}")
         if self.driver == "loop" and self.backend == "uring":
             raise ValueError("a loop can turn an epoll engine only")
         if self.driver == "loop" and self.engine is not None:

@@ -78,6 +78,7 @@ async def test_multicall_of_a_process_belongs_to_it(
         found.set_result(results[shared_beam.name].value)
         await proc.multicall([shared_beam.name], "timer", "sleep", [60_000])
 
+    assert await node.ping(shared_beam.name)
     count = node.info().processes
     pid = node.spawn(main)
     assert (await found).node == shared_beam.name
