@@ -17,6 +17,7 @@ from ._term import (
     encode,
 )
 from .app import App
+from .broadcast import RpcResult
 from .errors import (
     AuthError,
     Busy,
@@ -76,6 +77,7 @@ __all__ = [
     "ProcessExited",
     "Reference",
     "RemoteError",
+    "RpcResult",
     "ServerDied",
     "Stop",
     "Supervisor",

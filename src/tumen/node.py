@@ -6,7 +6,7 @@ import asyncio
 import warnings
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from . import calls, events
+from . import broadcast, calls, events
 from ._core import OUTCOME_DOWN, PendingCall
 from ._term import Atom, Pid, Reference
 from .app import App, Exposures
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
 
     from ._core import Engine
+    from .broadcast import RpcResult
     from .calls import Destination
     from .server import GenServer
     from .services.pg import Groups
@@ -93,6 +94,10 @@ class Node:
         which nodes may connect, and be connected to: see `allow`. Without any, all with the cookie.
     `engine`
         one that several nodes share; else each node makes its own.
+    `on_output`
+        ``on_output(text, pid)`` gets what processes print that run elsewhere for us, or that name
+        our `user` as their I/O device; without it that goes to the standard output. It runs on the
+        loop and must not block.
 
     All methods belong to the loop that started the node, except `send` and `cast`, which any
     thread may call. A stopped node can be started again.
@@ -117,6 +122,7 @@ class Node:
         flags: int | None = None,
         allow: Iterable[str] = (),
         engine: Engine | None = None,
+        on_output: Callable[[str, Pid], object] | None = None,
     ) -> None:
         self._options = NodeOptions(
             name=name,
@@ -133,6 +139,7 @@ class Node:
             flags=flags,
             allow=tuple(dict.fromkeys(allow)),
             engine=engine,
+            on_output=on_output,
         )
         self._limits = limits or Limits()
         self._servers = list(app.servers) if app is not None else []
@@ -424,6 +431,56 @@ class Node:
         if pending.following is not None:
             return pending.value, Monitor(pending.following)
         return pending.value
+
+    def rpc_cast(
+        self, node: str, module: str | Atom, function: str | Atom, args: Sequence[Any] = ()
+    ) -> None:
+        """rpc:cast: runs a function on another node; nobody hears what comes of it. As `send`."""
+        self._running.own_process.rpc_cast(node, module, function, args)
+
+    def multicall(
+        self,
+        nodes: Iterable[str | Atom],
+        module: str | Atom,
+        function: str | Atom,
+        args: Sequence[Any] = (),
+        timeout: float | None = None,
+    ) -> Coroutine[Any, Any, dict[str, RpcResult]]:
+        """erpc:multicall: runs a function on many nodes at once, to be awaited.
+
+        An `RpcResult` for each node, in the order given: its value, or the error that `rpc` would
+        have raised. One deadline: `timeout` seconds from now, whatever was answered by then stands.
+        """
+        return self._running.own_process.multicall(nodes, module, function, args, timeout)
+
+    def abcast(
+        self, nodes: Iterable[str | Atom], name: str | Atom, message: Any
+    ) -> dict[str, Exception]:
+        """rpc:abcast: sends to the process of that name on each node. Never blocks.
+
+        The nodes that it was not sent to, with the error of `send`, mostly `Busy`; mostly none.
+        """
+        return self._running.own_process.abcast(nodes, name, message)
+
+    async def sbcast(
+        self,
+        nodes: Iterable[str | Atom],
+        name: str | Atom,
+        message: Any,
+        timeout: float | None = 5.0,
+    ) -> dict[str, RpcResult]:
+        """rpc:sbcast: as `abcast`, and waits until each node has the message in that mailbox.
+
+        An `RpcResult` for each node; `NoProc` where nobody has that name.
+        """
+        return await broadcast.sbcast(self._running, nodes, name, message, timeout)
+
+    async def put_chars(self, device: Destination, text: str, timeout: float | None = 5.0) -> None:
+        """io:put_chars: prints to an I/O device, a group leader or ``("user", node)``.
+
+        Returns when it is written. The errors of `call`; `RemoteError` when the device refuses.
+        """
+        await broadcast.put_chars(self._running, device, text, timeout)
 
     def monitor(self, dest: Destination) -> Monitor:
         """Watches a process: ``reason = await node.monitor(pid)``; `noproc` when there is none."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import logging
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from .errors import AuthError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from ._core import Engine
+    from ._term import Pid
 
 __all__ = [
     "Driver",
@@ -76,6 +78,9 @@ class Limits:
     pool_waiting_count_max: int = 10_000
     # Events that one reader of `Node.events` may leave unread; over it the oldest are dropped.
     events_count_max: int = 1024
+    # Log events that one node may hand over (`logger_proxy`) in a second; over it they are dropped,
+    # and their number is logged.
+    log_events_per_s_max: int = 1_000
     # A stopping server has so long for its `terminate`, milliseconds.
     shutdown_time_ms: int = 5_000
     # Warnings of failed handshakes that are logged in a minute; the rest is counted and told once.
@@ -111,12 +116,16 @@ class NodeOptions:
     flags: int | None = None
     allow: tuple[str, ...] = ()
     engine: Engine | None = None
+    on_output: Callable[[str, Pid], object] | None = None
 
     def __post_init__(self) -> None:
         if self.driver not in ("thread", "loop"):
             raise ValueError(f'driver must be "thread" or "loop", not {self.driver!r}')
         if self.epmd not in EPMD_MODES:
             raise ValueError(f'epmd must be "auto", "client" or None, not {self.epmd!r}')
+        output: Any = self.on_output
+        if output is not None and (not callable(output) or inspect.iscoroutinefunction(output)):
+            raise TypeError(f"on_output must be a plain function, not {output!r}")
         if self.driver == "loop" and self.backend == "uring":
             raise ValueError("a loop can turn an epoll engine only")
         if self.driver == "loop" and self.engine is not None:

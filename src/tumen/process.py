@@ -6,14 +6,15 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from . import calls
+from . import broadcast, calls
 from ._core import CoreProcess
 from .reasons import NORMAL, SHUTDOWN, crash_reason, exit_reason
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 
     from ._term import Atom, Pid
+    from .broadcast import RpcResult
     from .calls import Destination
     from .node import Node
     from .running import Running
@@ -97,6 +98,52 @@ class Process(CoreProcess):
     ) -> Coroutine[Any, Any, Any]:
         """erpc:call from this process, to be awaited. The errors of `Node.rpc`."""
         return calls.rpc(self._home, self, node, module, function, args, timeout)
+
+    def rpc_cast(
+        self, node: str, module: str | Atom, function: str | Atom, args: Sequence[Any] = ()
+    ) -> None:
+        """`Node.rpc_cast`."""
+        broadcast.rpc_cast(self._home, self, node, module, function, args)
+
+    def multicall(
+        self,
+        nodes: Iterable[str | Atom],
+        module: str | Atom,
+        function: str | Atom,
+        args: Sequence[Any] = (),
+        timeout: float | None = None,
+    ) -> Coroutine[Any, Any, dict[str, RpcResult]]:
+        """`Node.multicall` from this process."""
+        return broadcast.multicall(self._home, self, nodes, module, function, args, timeout)
+
+    def abcast(
+        self, nodes: Iterable[str | Atom], name: str | Atom, message: Any
+    ) -> dict[str, Exception]:
+        """`Node.abcast` from this process."""
+        return broadcast.abcast(self, nodes, name, message)
+
+    async def sbcast(
+        self,
+        nodes: Iterable[str | Atom],
+        name: str | Atom,
+        message: Any,
+        timeout: float | None = 5.0,
+    ) -> dict[str, RpcResult]:
+        """`Node.sbcast`."""
+        return await broadcast.sbcast(self._home, nodes, name, message, timeout)
+
+    async def print(
+        self,
+        *args: Any,
+        sep: str = " ",
+        end: str = "\n",
+        device: Destination | None = None,
+        timeout: float | None = 5.0,
+    ) -> None:
+        """Prints to an I/O device, by default the group leader. As `Node.put_chars`."""
+        text = sep.join(map(str, args)) + end
+        where = self._home.group_leader if device is None else device
+        await broadcast.put_chars(self._home, where, text, timeout)
 
     def send_after(self, delay: float, dest: Destination, message: Any) -> Timer:
         """Sends `message` to `dest` in `delay` seconds, also if this process has ended by then."""

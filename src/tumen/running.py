@@ -200,8 +200,8 @@ class Running:
     @property
     def group_leader(self) -> Pid:
         """The group leader of processes that have none of their own, and of what they run on other
-        nodes."""
-        return self.own_process.pid
+        nodes: our I/O server, or the node itself while there is none."""
+        return self.services.io.pid or self.own_process.pid
 
     def leader_of(self, process: CoreProcess) -> Pid:
         """The group leader of a process of this node. `ProcessExited`."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 
     from ._term import Atom, Pid
+    from .broadcast import RpcResult
     from .calls import Destination
     from .events import Event, EventStream
     from .info import BackendName, Connection, NodeInfo
@@ -180,6 +181,38 @@ class Node:
         timeout: float | None = None,
     ) -> Any:
         return self.run(self.node.rpc(node, module, function, args, timeout))
+
+    def rpc_cast(
+        self, node: str, module: str | Atom, function: str | Atom, args: Sequence[Any] = ()
+    ) -> None:
+        self._do(self.node.rpc_cast, node, module, function, args)
+
+    def multicall(
+        self,
+        nodes: Iterable[str | Atom],
+        module: str | Atom,
+        function: str | Atom,
+        args: Sequence[Any] = (),
+        timeout: float | None = None,
+    ) -> dict[str, RpcResult]:
+        return self.run(self.node.multicall(nodes, module, function, args, timeout))
+
+    def abcast(
+        self, nodes: Iterable[str | Atom], name: str | Atom, message: Any
+    ) -> dict[str, Exception]:
+        return self._do(self.node.abcast, nodes, name, message)
+
+    def sbcast(
+        self,
+        nodes: Iterable[str | Atom],
+        name: str | Atom,
+        message: Any,
+        timeout: float | None = 5.0,
+    ) -> dict[str, RpcResult]:
+        return self.run(self.node.sbcast(nodes, name, message, timeout))
+
+    def put_chars(self, device: Destination, text: str, timeout: float | None = 5.0) -> None:
+        self.run(self.node.put_chars(device, text, timeout))
 
     def join(self, pid: Destination) -> Any:
         return self.run(self.node.join(pid))

@@ -14,7 +14,7 @@ import inspect
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from ._term import Atom, Pid, Reference
+from ._term import Atom, Export, Pid, Reference
 from .errors import Exit
 from .reasons import NORMAL, SHUTDOWN, remote_error
 
@@ -38,8 +38,10 @@ _UNDEF: Final = Atom("undef")
 _BADARG: Final = Atom("badarg")
 _EXCEPTION: Final = Atom("exception")
 _SYSTEM_LIMIT: Final = Atom("system_limit")
-_ERLANG: Final = Atom("erlang")
-_APPLY: Final = Atom("apply")
+_PYTHON_ATOMS: Final = {"true": True, "false": False, "nil": None}
+_APPLY: Final = (Atom("erlang"), Atom("apply"))
+# In the stack entry of what erlang:apply/3 refuses.
+_APPLY_INFO: Final = [(Atom("error_info"), {Atom("module"): Atom("erl_erts_errors")})]
 
 _current: contextvars.ContextVar[CurrentCall] = contextvars.ContextVar("tumen_current_call")
 
@@ -100,6 +102,30 @@ def current_call() -> CurrentCall | None:
     return _current.get(None)
 
 
+def _is_atom(term: Any) -> bool:
+    # The atoms `true`, `false` and `nil` are Python's own.
+    return isinstance(term, Atom | bool) or term is None
+
+
+def _atom(text: str) -> Any:
+    return _PYTHON_ATOMS[text] if text in _PYTHON_ATOMS else Atom(text)
+
+
+def _applied(module: Any, function: Any, values: list[Any]) -> tuple[Any, Any, Any, Any] | None:
+    """What erlang:apply is asked to run, and the stack entry that it leaves; None for others.
+
+    So erpc:call(Node, fun m:f/0) asks too.
+    """
+    if (module, function) != _APPLY:
+        return None
+    match values:
+        case [name, what, list() as args] if _is_atom(name) and _is_atom(what):
+            return name, what, args, [(*_APPLY, 3, [])]
+        case [Export() as fun, list() as args] if fun.arity == len(args):
+            return _atom(fun.module), _atom(fun.function), args, [(*_APPLY, 2, [])]
+    return None
+
+
 class Workers:
     """Runs what peers ask for, and only what is exposed."""
 
@@ -121,14 +147,9 @@ class Workers:
     def request(self, key: int, caller: Pid, asked: str, name: str, args: Any) -> None:
         """A SPAWN_REQUEST for ``asked:name`` was accepted: the process `key` was made for it."""
         match asked, name, args:
-            case "erpc", "execute_call", [
-                Reference() as result,
-                Atom() as module,
-                Atom() as function,
-                list() as values,
-            ]:
+            case "erpc", "execute_call", [Reference() as result, module, function, values]:
                 call = CurrentCall(key, caller, module, function, result)
-            case "erpc", "execute_cast", [Atom() as module, Atom() as function, list() as values]:
+            case "erpc", "execute_cast", [module, function, values]:
                 call = CurrentCall(key, caller, module, function, None)
             case "erpc", _, _:
                 self._core.exit(key, _BADARG)
@@ -138,12 +159,20 @@ class Workers:
                 call = CurrentCall(key, caller, module, function, None, spawned=True)
                 if not isinstance(values, list):
                     # apply/3 as a BEAM does it.
-                    self._exit(call, (_BADARG, [(_ERLANG, _APPLY, [module, function, args], [])]))
+                    self._exit(call, (_BADARG, [(*_APPLY, [module, function, args], [])]))
                     return
+        if not (_is_atom(module) and _is_atom(function) and isinstance(values, list)):
+            self._fail(call, _BADARG, [(*_APPLY, [module, function, values], _APPLY_INFO)])
+            return
         exposed = self._exposures.find(module, function)
+        frames: list[Any] = []
+        if exposed is None and (applied := _applied(module, function, values)) is not None:
+            module, function, values, frames = applied
+            call.module, call.function = module, function
+            exposed = self._exposures.find(module, function)
         if exposed is None:
             _log.info("%s: %s:%s/%d is not exposed", caller.node, module, function, len(values))
-            self._fail(call, _UNDEF, [(module, function, values, [])])
+            self._fail(call, _UNDEF, [(module, function, values, []), *frames])
             return
         self._calls[key] = call
         self._start(call, exposed, values)

@@ -48,6 +48,8 @@ async def echo(proc: Process) -> None:
 async def use(node: Node) -> None:
     reveal_type(node.name)  # expect: str
     reveal_type(await node.ping("app@127.0.0.1"))  # expect: bool
+    results = await node.multicall(["app@127.0.0.1"], "erlang", "node", timeout=1)
+    reveal_type(results)  # expect: dict[str, tumen.broadcast.RpcResult]
     reveal_type(await node.call("counter", 1, timeout=1.0))  # expect: Any
     reveal_type(await node.rpc("app@127.0.0.1", "lists", "seq", [1, 5]))  # expect: Any
     reveal_type(node.spawn(echo, name="echo"))  # expect: tumen._term.Pid

@@ -9,6 +9,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import tumen
@@ -97,7 +98,14 @@ async def start_node(options: NodeOptions, name: str, **more: Any) -> tumen.Node
 async def session(options: NodeOptions, target: str) -> AsyncIterator[tumen.Node]:
     """Our node, for one question to `target`."""
     # Nobody has to find us: no listener, and so no name at the port mapper.
-    node = await start_node(options, name_towards(target), epmd="client", listen=False)
+    # What the other side prints for us is not the answer.
+    node = await start_node(
+        options,
+        name_towards(target),
+        epmd="client",
+        listen=False,
+        on_output=lambda text, _: print(text, end="", file=sys.stderr, flush=True),
+    )
     events = node.events()
     try:
         yield node
