@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from ..errors import TumenError
 from .io import IoServer
 from .logger import LoggerProxy
-from .rex import Rex
-
 from .pg import Pg
 from .pubsub import PubSubs
+from .rex import Rex
 
 if TYPE_CHECKING:
     from .._term import Pid
