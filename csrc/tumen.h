@@ -145,7 +145,9 @@ enum tumen_limit {
     TUMEN_LIMIT_TICK_TIME_MS = 7,    /* net_ticktime, milliseconds */
     TUMEN_LIMIT_HANDSHAKE_MS = 8,    /* one absolute deadline for a handshake, milliseconds */
     TUMEN_LIMIT_HALF_OPEN_COUNT = 9, /* unauthenticated inbound connections at once */
-    TUMEN_LIMIT_COUNT = 10,
+    TUMEN_LIMIT_REASSEMBLY_BYTES =
+        10, /* one connection: unfinished messages in fragments; over it the connection closes */
+    TUMEN_LIMIT_COUNT = 11,
 };
 
 typedef struct tumen_node_options {
@@ -224,6 +226,8 @@ typedef struct tumen_connection {
     uint64_t ticks_in, ticks_out;
     uint64_t queue_bytes, queue_count; /* accepted, not yet taken by the kernel */
     uint64_t inbox_bytes;              /* of this connection, waiting for the consumer */
+    uint64_t reassembly_bytes;         /* held by unfinished messages in fragments */
+    uint64_t atoms;                    /* in its atom cache */
     char address[64];                  /* of the other end, "127.0.0.1:4711" */
 } tumen_connection;
 

@@ -61,6 +61,11 @@ static void tick_check(tm_timer *timer, uint64_t now_ns)
         tm_connection_close(conn, TM_EPEER_TICK, "net_tick_timeout");
         return;
     }
+    uint64_t patience = TM_SEQUENCE_IDLE_TICK_TIMES * TM_TICK_INTENSITY * interval;
+    if (tm_fragments_idle_ns(&conn->fragments, now_ns) > patience) {
+        tm_connection_close(conn, TM_EPEER_LIMIT, "a message in fragments was not finished");
+        return;
+    }
     /* Our own ticks do not count: else every other check would find that something was written. */
     uint64_t bytes_out = conn->bytes_out - TICK_BYTES * conn->ticks_out;
     bool wrote = bytes_out != conn->seen_bytes_out;
@@ -85,6 +90,8 @@ static void connection_free(tm_connection *conn)
 {
     const tm_alloc *alloc = &conn->node->engine->alloc;
     tm_framer_fini(&conn->framer);
+    tm_fragments_fini(&conn->fragments);
+    tm_atom_cache_fini(&conn->atoms);
     tm_buf_fini(&conn->out);
     tm_buf_fini(&conn->carried);
     tm_source_unref(conn->source);
@@ -156,6 +163,8 @@ static tm_connection *connection_create(tumen_node *node, const struct tm_establ
     conn->resume.run = tm_connection_resume;
     tm_resolve_format(&established->address, conn->address, sizeof conn->address);
     tm_framer_init(&conn->framer, &engine->alloc, 0); /* the limit is set with every read */
+    tm_atom_cache_init(&conn->atoms, &engine->atoms);
+    tm_fragments_init(&conn->fragments, &engine->atoms);
     tm_buf_init(&conn->out, &engine->alloc, 0);
     tm_buf_init(&conn->carried, &engine->alloc, 0);
     conn->source = tm_source_create(&engine->alloc, conn->epoch);
@@ -305,5 +314,7 @@ void tm_connection_fill(const tm_peer *peer, tumen_connection *info)
     info->ticks_in = TM_ATOMIC_GET(&conn->ticks_in);
     info->ticks_out = TM_ATOMIC_GET(&conn->ticks_out);
     info->inbox_bytes = tm_connection_waiting(conn);
+    info->reassembly_bytes = TM_ATOMIC_GET(&conn->reassembly_bytes);
+    info->atoms = TM_ATOMIC_GET(&conn->atom_count);
     memcpy(info->address, conn->address, sizeof info->address);
 }

@@ -6,8 +6,17 @@
 #ifndef TM_CONN_CONNECTION_H
 #define TM_CONN_CONNECTION_H
 
+#include "../dist/fragment.h"
 #include "flow.h"
 #include "node.h"
+
+/* The message that is being received. */
+typedef struct tm_incoming {
+    const tm_atom_header *header; /* the atoms that its terms refer to */
+    tm_slab *memory;              /* that they lie in and that may be taken, or NULL */
+    uint64_t dropped_bytes;       /* of a payload that was too large to be kept; 0: it is there */
+    tm_buf plain;                 /* a payload without references, for those that read it at once */
+} tm_incoming;
 
 typedef struct tm_connection {
     tm_sock sock;
@@ -21,6 +30,9 @@ typedef struct tm_connection {
     char address[64];
     tm_source *source;
     tm_framer framer;
+    tm_atom_cache atoms;
+    tm_fragments fragments;
+    tm_incoming *incoming; /* while a message is received */
     tm_timer tick_timer;
     tm_command resume; /* a caller's direct write has left the rest to the engine */
 
@@ -40,6 +52,7 @@ typedef struct tm_connection {
 
     /* counters: one writer each, read by anyone */
     uint64_t bytes_in, bytes_out, frames_in, frames_out, ticks_in, ticks_out;
+    uint64_t reassembly_bytes, atom_count;
     uint64_t seen_frames, seen_bytes_out; /* at the last tick check */
     unsigned silent;                      /* tick checks in a row without a frame */
 } tm_connection;
@@ -58,5 +71,10 @@ void tm_connection_write_lost(tm_connection *conn, tm_peer *peer);
 
 /* receive.c */
 void tm_connection_received(tm_sock *sock, tm_bytes bytes);
+/* For a payload of the message in work. Walks it and cuts off what lies behind it: answers as
+ * tm_etf_walk. */
+TM_MUST_CHECK int tm_receive_walk(tm_connection *conn, tm_bytes *payload, tm_walk_result *walked);
+/* What tm_node_deliver is to know of such a payload, once it is walked. */
+tm_inbox_term tm_receive_term(const tm_connection *conn, const tm_walk_result *walked);
 
 #endif

@@ -422,6 +422,7 @@ static int engine_start_thread(tumen_engine *engine)
 static void engine_free(tumen_engine *engine)
 {
     tm_map_fini(&engine->socks);
+    tm_atom_pool_fini(&engine->atoms);
     tm_notify_close(engine->stop_fd);
     pthread_mutex_destroy(&engine->step_lock);
     pthread_mutex_destroy(&engine->command_lock);
@@ -454,6 +455,7 @@ int tumen_engine_create(const tumen_engine_options *options, tumen_engine **out)
     int rc = engine->stop_fd < 0 ? engine->stop_fd : 0;
     if (!rc) rc = tm_io_random(engine->seed, sizeof engine->seed);
     tm_map_init(&engine->socks, &engine->alloc, engine->seed);
+    tm_atom_pool_init(&engine->atoms, &engine->alloc, engine->seed);
     if (!rc && engine->driver != TUMEN_DRIVER_THREAD) rc = engine_open_io(engine);
     engine->sleeping = 1;
     if (!rc && engine->driver != TUMEN_DRIVER_HOST) {

@@ -130,11 +130,8 @@ int tm_kernel_spawn_request(tm_connection *conn, const tm_control *control, tm_b
     if (!spawn_served(control)) return spawn_refuse(conn, control, TM_BYTES("notsup"));
     if (!spawn_options(control->options, alloc, &flags))
         return spawn_refuse(conn, control, TM_BYTES("badopt"));
-    tm_walk_limits limits = TM_WALK_LIMITS_DEFAULT;
-    limits.depth_max = (uint32_t)tm_node_limit(node, TUMEN_LIMIT_DEPTH);
-    limits.decoded_bytes_max = tm_node_limit(node, TUMEN_LIMIT_DECODED_BYTES);
     tm_walk_result result;
-    int rc = tm_etf_walk(arguments, &limits, alloc, &result);
+    int rc = tm_receive_walk(conn, &arguments, &result);
     if (rc == TM_EPEER_LIMIT) return spawn_refuse(conn, control, TM_BYTES("system_limit"));
     if (rc) {
         tm_connection_close(conn, rc, "malformed arguments of a SPAWN_REQUEST");
@@ -157,6 +154,7 @@ int tm_kernel_spawn_request(tm_connection *conn, const tm_control *control, tm_b
                          .from = tm_public_pid(&control->from.pid),
                          .ref = tm_public_ref(&control->ref),
                          .name = tm_public(control->function),
-                         .term = {arguments.ptr, result.len}};
-    return tm_node_deliver(node, key, &event, conn->source);
+                         .term = tm_public(arguments)};
+    tm_inbox_term term = tm_receive_term(conn, &result);
+    return tm_node_deliver(node, key, &event, &term, conn->source);
 }

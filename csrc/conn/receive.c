@@ -13,8 +13,11 @@
 static int receive_fault(tm_connection *conn, const char *part, const tm_fault *fault, int rc)
 {
     char text[160];
-    snprintf(text, sizeof text, "malformed %s: %s (byte %zu)", part,
-             fault->what ? fault->what : tumen_error_text(rc), fault->offset);
+    const char *what = fault->what ? fault->what : tumen_error_text(rc);
+    if (rc == TM_EPEER_MALFORMED)
+        snprintf(text, sizeof text, "malformed %s: %s (byte %zu)", part, what, fault->offset);
+    else
+        snprintf(text, sizeof text, "%s: %s", part, what);
     tm_connection_close(conn, rc, text);
     return rc;
 }
@@ -34,31 +37,65 @@ static void receive_refused(tm_connection *conn, tm_proc_key key, int code, cons
                   NULL);
 }
 
-static tm_walk_limits receive_limits(const tumen_node *node)
+static tm_walk_limits receive_limits(const tm_connection *conn, const tm_atom_header *header)
 {
     tm_walk_limits limits = TM_WALK_LIMITS_DEFAULT;
-    limits.depth_max = (uint32_t)tm_node_limit(node, TUMEN_LIMIT_DEPTH);
-    limits.decoded_bytes_max = tm_node_limit(node, TUMEN_LIMIT_DECODED_BYTES);
+    limits.depth_max = (uint32_t)tm_node_limit(conn->node, TUMEN_LIMIT_DEPTH);
+    limits.decoded_bytes_max = tm_node_limit(conn->node, TUMEN_LIMIT_DECODED_BYTES);
+    limits.cache_refs = header->count;
+    limits.cache_atoms = header->atoms;
     return limits;
 }
 
-/* Walks a payload and cuts off what lies behind it. 0, or the connection is closed (negative), or it
- * was refused with an event (1). */
-static int receive_walk(tm_connection *conn, tm_proc_key key, tm_bytes *payload)
+int tm_receive_walk(tm_connection *conn, tm_bytes *payload, tm_walk_result *walked)
 {
-    tm_walk_limits limits = receive_limits(conn->node);
-    tm_walk_result result;
-    int rc = tm_etf_walk(*payload, &limits, &conn->node->engine->alloc, &result);
-    if (rc == 0) {
-        payload->len = result.len;
-        return 0;
+    const tm_incoming *incoming = conn->incoming;
+    if (incoming->dropped_bytes) {
+        *walked = (tm_walk_result){.what = "message larger than message_bytes_max"};
+        return TM_EPEER_LIMIT;
     }
+    tm_walk_limits limits = receive_limits(conn, incoming->header);
+    int rc = tm_etf_walk(*payload, &limits, &conn->node->engine->alloc, walked);
+    if (!rc) payload->len = walked->len;
+    return rc;
+}
+
+tm_inbox_term tm_receive_term(const tm_connection *conn, const tm_walk_result *walked)
+{
+    return (tm_inbox_term){.atoms = conn->incoming->header->atoms,
+                           .refs = &walked->refs,
+                           .memory = conn->incoming->memory};
+}
+
+/* The same with the faults settled. 0, or the connection is closed (negative), or it was refused with an
+ * event (1). */
+static int receive_walk(tm_connection *conn, tm_proc_key key, tm_bytes *payload,
+                        tm_walk_result *walked)
+{
+    int rc = tm_receive_walk(conn, payload, walked);
+    if (rc == 0) return 0;
     if (rc == TM_EPEER_LIMIT) {
-        receive_refused(conn, key, rc, result.what, payload->len);
+        uint64_t dropped = conn->incoming->dropped_bytes;
+        receive_refused(conn, key, rc, walked->what, dropped ? dropped : payload->len);
         return 1;
     }
-    tm_fault fault = {result.offset, result.what};
+    tm_fault fault = {walked->offset, walked->what};
     return receive_fault(conn, "term", &fault, rc);
+}
+
+/* Writes out the references of a walked payload that is read here, and not by the consumer. 0, or
+ * TM_ENOMEM. */
+static int receive_plain(tm_connection *conn, tm_bytes *payload, const tm_walk_result *walked)
+{
+    if (!walked->refs.count) return 0;
+    tm_incoming *incoming = conn->incoming;
+    size_t len = payload->len + walked->refs.growth;
+    incoming->plain.len = 0;
+    int rc = tm_buf_reserve(&incoming->plain, len);
+    if (rc) return rc;
+    tm_etf_expand_to(incoming->plain.ptr, *payload, incoming->header->atoms, &walked->refs);
+    *payload = tm_bytes_of(incoming->plain.ptr, len);
+    return 0;
 }
 
 /* -- messages -------------------------------------------------------------------------------------------- */
@@ -80,11 +117,13 @@ void tm_node_mailbox_full(tumen_node *node, tm_proc_key key, uint64_t bytes)
                   NULL);
 }
 
-int tm_node_deliver(tumen_node *node, tm_proc_key key, tumen_event *event, tm_source *source)
+int tm_node_deliver(tumen_node *node, tm_proc_key key, tumen_event *event,
+                    const tm_inbox_term *term, tm_source *source)
 {
     event->process = key;
-    if (event->kind != TUMEN_EVENT_MESSAGE) return tm_inbox_put(&node->inbox, event, source, 1);
-    event->wire_bytes = event->term.len;
+    if (event->kind != TUMEN_EVENT_MESSAGE)
+        return tm_inbox_put_term(&node->inbox, event, term, source, 1);
+    event->wire_bytes = event->term.len + term->refs->growth;
     tm_node_lock_engine(node);
     uint64_t waiting = tm_procs_mail_put(node->procs, key, event->wire_bytes);
     bool full = waiting > tm_node_limit(node, TUMEN_LIMIT_MAILBOX_BYTES);
@@ -93,7 +132,7 @@ int tm_node_deliver(tumen_node *node, tm_proc_key key, tumen_event *event, tm_so
     if (full) return 0;
     TM_ATOMIC_ADD(&node->mail_bytes, event->wire_bytes);
     TM_ATOMIC_ADD(&node->messages_in, 1);
-    return tm_inbox_put(&node->inbox, event, source, 1);
+    return tm_inbox_put_term(&node->inbox, event, term, source, 1);
 }
 
 /* Closes the connection with most bytes in the inbox; when all is in mailboxes, the one that added.
@@ -129,15 +168,20 @@ static int receive_message(tm_connection *conn, const tm_control *control, tm_pr
 {
     tumen_node *node = conn->node;
     if (!key) return receive_dropped(conn);
-    int rc = receive_walk(conn, key, &payload);
+    tm_walk_result walked;
+    int rc = receive_walk(conn, key, &payload, &walked);
     if (rc) return rc < 0 ? rc : 0;
-    if (key == node->kernel) return tm_kernel_message(conn, payload);
+    if (key == node->kernel) {
+        rc = receive_plain(conn, &payload, &walked);
+        return rc ? rc : tm_kernel_message(conn, payload);
+    }
     tumen_event event = {.kind = reply ? TUMEN_EVENT_REPLY : TUMEN_EVENT_MESSAGE,
                          .connection = conn->epoch,
                          .term = tm_public(payload)};
     if (control->from.kind == TM_ITEM_PID) event.from = tm_public_pid(&control->from.pid);
     if (control->to.kind == TM_ITEM_REF) event.ref = tm_public_ref(&control->to.ref);
-    return tm_node_deliver(node, key, &event, conn->source);
+    tm_inbox_term term = tm_receive_term(conn, &walked);
+    return tm_node_deliver(node, key, &event, &term, conn->source);
 }
 
 static int receive_send(tm_connection *conn, const tm_control *control, tm_bytes payload)
@@ -232,7 +276,9 @@ static int receive_reason(tm_connection *conn, const tm_control *control, tm_byt
 {
     tm_bytes reason = control->reason;
     if (control->has_payload) {
-        int rc = receive_walk(conn, 0, &payload);
+        tm_walk_result walked;
+        int rc = receive_walk(conn, 0, &payload, &walked);
+        if (!rc) rc = receive_plain(conn, &payload, &walked);
         if (rc < 0) return rc;
         /* An exit that is too large to be told must still end what it ends. */
         static const uint8_t TRUNCATED[] = {TM_SMALL_ATOM_UTF8_EXT,
@@ -312,6 +358,124 @@ static int receive_control(tm_connection *conn, tm_control *control, tm_bytes pa
 
 /* -- frames ----------------------------------------------------------------------------------------------------- */
 
+/* Terms of a whole message, wire_bytes long on the wire. */
+static int receive_terms(tm_connection *conn, tm_bytes terms, bool versioned, tm_incoming *incoming,
+                         uint64_t wire_bytes)
+{
+    const tm_alloc *alloc = &conn->node->engine->alloc;
+    tm_buf_init(&incoming->plain, alloc, 0);
+    conn->incoming = incoming;
+    tm_control control;
+    tm_bytes payload = {0};
+    tm_fault fault = {0};
+    tm_walk_limits limits = receive_limits(conn, incoming->header);
+    int rc = tm_control_parse(terms, versioned, &limits, alloc, &control, &payload, &fault);
+    if (rc == 0) {
+        rc = receive_control(conn, &control, payload);
+        if (rc == TM_ENOMEM) tm_connection_close(conn, rc, "out of memory");
+    } else if (rc == TM_CONTROL_UNKNOWN) {
+        rc = receive_counted(conn);
+    } else if (rc == TM_EPEER_LIMIT) {
+        receive_refused(conn, 0, rc, fault.what ? fault.what : "control message", wire_bytes);
+        rc = 0;
+    } else {
+        receive_fault(conn, "control message", &fault, rc);
+    }
+    tm_control_fini(&control);
+    tm_buf_fini(&incoming->plain);
+    conn->incoming = NULL;
+    return rc;
+}
+
+static tm_fragment_limits receive_fragment_limits(const tumen_node *node)
+{
+    return (tm_fragment_limits){
+        .message_bytes_max = tm_node_limit(node, TUMEN_LIMIT_MESSAGE_BYTES),
+        .bytes_max = tm_node_limit(node, TUMEN_LIMIT_REASSEMBLY_BYTES),
+    };
+}
+
+/* The first fragment of several: its control message must be sound, or nothing is kept. */
+static int receive_fragment_first(tm_connection *conn, const tm_frame_terms *terms,
+                                  const tm_atom_header *header, tm_fault *fault)
+{
+    size_t control_len;
+    tm_walk_limits walk = receive_limits(conn, header);
+    int rc =
+        tm_control_measure(terms->bytes, &walk, &conn->node->engine->alloc, &control_len, fault);
+    if (rc) return rc;
+    tm_fragment_limits limits = receive_fragment_limits(conn->node);
+    return tm_fragments_open(&conn->fragments, terms, control_len, header, &limits,
+                             conn->node->engine->now_ns, &fault->what);
+}
+
+/* What other threads may see of it. */
+static void connection_publish(tm_connection *conn)
+{
+    if (conn->reassembly_bytes != conn->fragments.bytes)
+        __atomic_store_n(&conn->reassembly_bytes, conn->fragments.bytes, __ATOMIC_RELAXED);
+    if (conn->atom_count != conn->atoms.count)
+        __atomic_store_n(&conn->atom_count, conn->atoms.count, __ATOMIC_RELAXED);
+}
+
+/* More of a message, and perhaps the last of it. */
+static int receive_fragment_next(tm_connection *conn, const tm_frame_terms *terms, tm_fault *fault)
+{
+    tm_sequence *sequence;
+    tm_fragment_limits limits = receive_fragment_limits(conn->node);
+    int rc = tm_fragments_add(&conn->fragments, terms, &limits, conn->node->engine->now_ns,
+                              &sequence, &fault->what);
+    connection_publish(conn);
+    if (rc) receive_fault(conn, "fragment", fault, rc);
+    if (rc || !sequence) return rc;
+    tm_atom_header header;
+    tm_atom_header_of(&header, sequence->atoms, sequence->atom_count);
+    tm_incoming incoming = {.header = &header, .memory = &sequence->memory};
+    if (tm_sequence_dropped(sequence)) incoming.dropped_bytes = sequence->payload_bytes;
+    rc = receive_terms(conn, tm_sequence_terms(sequence), false, &incoming,
+                       sequence->control_len + sequence->payload_bytes);
+    tm_sequence_free(&conn->fragments, sequence);
+    return rc;
+}
+
+/* Closes the connection whose cache of atoms is largest, of any node: the pool is the engine's. */
+static void receive_relieve_atoms(tm_connection *last)
+{
+    tumen_engine *engine = last->node->engine;
+    tm_connection *worst = last;
+    TM_LIST_EACH (&engine->nodes, node_link, next_node) {
+        tumen_node *node = TM_CONTAINER(node_link, tumen_node, link);
+        TM_LIST_EACH (&node->connections, link, following) {
+            tm_connection *conn = TM_CONTAINER(link, tm_connection, link);
+            if (!conn->down && conn->atoms.bytes > worst->atoms.bytes) worst = conn;
+        }
+    }
+    tm_connection_close(worst, TM_EPEER_LIMIT, "atom_cache_full");
+    tm_fragments_fini(&worst->fragments);
+    tm_atom_cache_fini(&worst->atoms);
+}
+
+/* A frame with the list of its atoms. */
+static int receive_headed(tm_connection *conn, const tm_frame *frame, tm_frame_terms *terms,
+                          tm_fault *fault)
+{
+    tm_atom_header header;
+    int rc = tm_frame_atoms(&conn->atoms, frame->body, terms, &header, fault);
+    if (rc) return receive_fault(conn, "frame", fault, rc);
+    connection_publish(conn); /* before the message can be seen */
+    if (terms->kind == TM_FRAME_WHOLE) {
+        tm_incoming incoming = {.header = &header, .memory = tm_framer_memory(&conn->framer)};
+        rc = receive_terms(conn, terms->bytes, terms->versioned, &incoming, frame->len);
+    } else {
+        rc = receive_fragment_first(conn, terms, &header, fault);
+        connection_publish(conn);
+        if (rc) receive_fault(conn, "fragment", fault, rc);
+    }
+    tm_atom_header_done(&conn->atoms, &header);
+    if (conn->node->engine->atoms.bytes > TM_ATOM_POOL_BYTES_MAX) receive_relieve_atoms(conn);
+    return rc;
+}
+
 static int receive_frame(tm_connection *conn, const tm_frame *frame)
 {
     if (frame->len == 0) {
@@ -323,19 +487,10 @@ static int receive_frame(tm_connection *conn, const tm_frame *frame)
     tm_frame_terms terms;
     int rc = tm_frame_open(conn->flags, frame->body, &terms, &fault);
     if (rc) return receive_fault(conn, "frame", &fault, rc);
-    tm_control control;
-    tm_bytes payload = {0};
-    tm_walk_limits limits = receive_limits(conn->node);
-    rc = tm_control_parse(terms.bytes, terms.versioned, &limits, &conn->node->engine->alloc,
-                          &control, &payload, &fault);
-    if (rc == TM_CONTROL_UNKNOWN) return receive_counted(conn);
-    if (rc == TM_EPEER_LIMIT) {
-        receive_refused(conn, 0, rc, fault.what ? fault.what : "control message", frame->len);
-        return 0;
-    }
-    if (rc) return receive_fault(conn, "control message", &fault, rc);
-    rc = receive_control(conn, &control, payload);
-    if (rc == TM_ENOMEM) tm_connection_close(conn, rc, "out of memory");
+    if (terms.kind == TM_FRAME_FRAGMENT_NEXT)
+        rc = receive_fragment_next(conn, &terms, &fault);
+    else
+        rc = receive_headed(conn, frame, &terms, &fault);
     if (!conn->down) receive_relieve(conn);
     return rc;
 }

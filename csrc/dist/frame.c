@@ -17,8 +17,8 @@
 
 static void framer_invariants(const tm_framer *framer)
 {
-    TM_DCHECK(framer->have <= framer->cap);
-    TM_DCHECK(!framer->ptr == !framer->cap);
+    TM_DCHECK(!framer->have || framer->have + TM_FRAME_HEADROOM <= framer->memory.size);
+    TM_DCHECK(!framer->memory.ptr == !framer->memory.size);
     TM_DCHECK(framer->prefix_len <= PREFIX_SIZE);
     (void)framer;
 }
@@ -30,16 +30,12 @@ void tm_framer_init(tm_framer *framer, const tm_alloc *alloc, uint64_t bytes_max
 
 static void framer_release(tm_framer *framer)
 {
-    tm_alloc_free(framer->alloc, framer->ptr, framer->cap);
-    framer->ptr = NULL;
-    framer->have = framer->cap = 0;
+    tm_slab_free(framer->alloc, &framer->memory);
+    framer->have = 0;
     framer->handed_out = false;
 }
 
-void tm_framer_fini(tm_framer *framer)
-{
-    if (framer->ptr) framer_release(framer);
-}
+void tm_framer_fini(tm_framer *framer) { framer_release(framer); }
 
 static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
@@ -60,15 +56,17 @@ static int framer_prefix(tm_framer *framer, tm_bytes *input)
 static int framer_reserve(tm_framer *framer, size_t take)
 {
     size_t need = framer->have + take;
-    if (need <= framer->cap) return 0;
-    size_t cap = framer->cap ? framer->cap * 2 : (size_t)TM_FRAMER_FIRST_BYTES;
+    size_t cap = framer->memory.size ? framer->memory.size - TM_FRAME_HEADROOM : 0;
+    if (need <= cap) return 0;
+    cap = cap ? cap * 2 : (size_t)TM_FRAMER_FIRST_BYTES;
     if (cap < need) cap = need;
     cap = smaller(cap, framer->len);
-    uint8_t *ptr = framer->alloc->resize(framer->alloc->ctx, framer->ptr, framer->cap, cap);
-    if (!ptr) return TM_ENOMEM;
-    framer->ptr = ptr;
-    framer->cap = cap;
-    return 0;
+    return tm_slab_resize(framer->alloc, &framer->memory, TM_FRAME_HEADROOM + cap);
+}
+
+static uint8_t *framer_bytes(const tm_framer *framer)
+{
+    return framer->memory.ptr + TM_FRAME_HEADROOM;
 }
 
 /* Gathers the part of the frame that is in the input. */
@@ -81,7 +79,7 @@ static int framer_gather(tm_framer *framer, tm_bytes *input)
 #endif
     int rc = framer_reserve(framer, take);
     if (rc) return rc;
-    memcpy(framer->ptr + framer->have, input->ptr, take);
+    memcpy(framer_bytes(framer) + framer->have, input->ptr, take);
     framer->have += take;
     input->ptr += take;
     input->len -= take;
@@ -103,7 +101,7 @@ static int framer_step(tm_framer *framer, tm_bytes *input, tm_frame *frame)
     } else {
         int rc = framer_gather(framer, input);
         if (rc) return rc;
-        frame->body = tm_bytes_of(framer->ptr, framer->len);
+        frame->body = tm_bytes_of(framer_bytes(framer), framer->len);
         framer->handed_out = true;
     }
     framer->prefix_len = 0;
@@ -112,9 +110,10 @@ static int framer_step(tm_framer *framer, tm_bytes *input, tm_frame *frame)
 
 int tm_framer_feed(tm_framer *framer, tm_bytes *input, tm_frame *frame)
 {
+    /* Its memory may have been taken. */
+    if (framer->handed_out) framer_release(framer);
     framer_invariants(framer);
     *frame = (tm_frame){0};
-    if (framer->handed_out) framer_release(framer);
     if (framer->rc) {
         frame->len = framer->len;
         return framer->rc;
@@ -149,16 +148,40 @@ static int open_pass_through(tm_cursor *c, tm_frame_terms *terms, tm_fault *faul
     return 0;
 }
 
-static int open_header(tm_cursor *c, tm_fault *fault)
+/* The numbers of a fragment. A message in one fragment is a whole one. */
+static int open_fragment(tm_cursor *c, bool first, tm_frame_terms *terms, tm_fault *fault)
 {
+    if (tm_cursor_u64(c, &terms->sequence) || tm_cursor_u64(c, &terms->fragment))
+        return frame_wrong(fault, 2, "the header of a fragment is cut off");
+    if (!terms->fragment) return frame_wrong(fault, 10, "a fragment with number 0");
+    if (!first)
+        terms->kind = TM_FRAME_FRAGMENT_NEXT;
+    else if (terms->fragment > 1)
+        terms->kind = TM_FRAME_FRAGMENT_FIRST;
+    return 0;
+}
+
+static int open_header(uint64_t flags, tm_cursor *c, tm_frame_terms *terms, tm_fault *fault)
+{
+    uint8_t form = c->ptr[1];
+    bool fragment = form == HEADER_FRAGMENT_FIRST || form == HEADER_FRAGMENT_NEXT;
     if (*c->ptr == PASS_THROUGH)
         return frame_wrong(fault, 0, "no distribution header, which was negotiated");
-    if (*c->ptr != TM_ETF_VERSION || c->ptr[1] != HEADER_NORMAL)
+    if (*c->ptr != TM_ETF_VERSION || (form != HEADER_NORMAL && !fragment))
         return frame_wrong(fault, 0, "an unknown form of frame");
+    if (fragment && !(flags & TM_DFLAG(FRAGMENTS)))
+        return frame_wrong(fault, 1, "fragments were not negotiated");
+    const uint8_t *start = c->ptr;
     c->ptr += 2;
+    int rc = fragment ? open_fragment(c, form == HEADER_FRAGMENT_FIRST, terms, fault) : 0;
+    if (rc || form == HEADER_FRAGMENT_NEXT) return rc;
+    terms->has_atoms = flags & TM_DFLAG(DIST_HDR_ATOM_CACHE);
+    if (terms->has_atoms) return 0;
     uint8_t count;
-    if (tm_cursor_u8(c, &count)) return frame_wrong(fault, 2, "the distribution header is cut off");
-    return count ? frame_wrong(fault, 2, "an atom cache was not negotiated") : 0;
+    size_t at = (size_t)(c->ptr - start);
+    if (tm_cursor_u8(c, &count))
+        return frame_wrong(fault, at, "the distribution header is cut off");
+    return count ? frame_wrong(fault, at, "an atom cache was not negotiated") : 0;
 }
 
 int tm_frame_open(uint64_t flags, tm_bytes body, tm_frame_terms *terms, tm_fault *fault)
@@ -166,7 +189,21 @@ int tm_frame_open(uint64_t flags, tm_bytes body, tm_frame_terms *terms, tm_fault
     *terms = (tm_frame_terms){0};
     tm_cursor c = tm_cursor_of(body);
     if (body.len < 2) return frame_wrong(fault, body.len, "a frame too short to hold a message");
-    int rc = flags & HEADER_FLAGS ? open_header(&c, fault) : open_pass_through(&c, terms, fault);
+    int rc = flags & HEADER_FLAGS ? open_header(flags, &c, terms, fault)
+                                  : open_pass_through(&c, terms, fault);
+    if (!rc) terms->bytes = tm_bytes_of(c.ptr, tm_cursor_left(&c));
+    return rc;
+}
+
+int tm_frame_atoms(tm_atom_cache *cache, tm_bytes body, tm_frame_terms *terms,
+                   tm_atom_header *header, tm_fault *fault)
+{
+    tm_atom_header_init(header);
+    if (!terms->has_atoms) return 0;
+    tm_cursor c = tm_cursor_of(terms->bytes);
+    const char *what = NULL;
+    int rc = tm_atom_cache_read(cache, &c, header, &what);
+    if (rc && fault) *fault = (tm_fault){.offset = (size_t)(c.ptr - body.ptr), .what = what};
     if (!rc) terms->bytes = tm_bytes_of(c.ptr, tm_cursor_left(&c));
     return rc;
 }

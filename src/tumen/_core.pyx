@@ -1083,7 +1083,8 @@ cdef dict connection_py(const tumen_connection *entry):
         "bytes_in": entry.bytes_in, "bytes_out": entry.bytes_out, "frames_in": entry.frames_in,
         "frames_out": entry.frames_out, "ticks_in": entry.ticks_in, "ticks_out": entry.ticks_out,
         "queue_bytes": entry.queue_bytes, "queue_count": entry.queue_count,
-        "inbox_bytes": entry.inbox_bytes,
+        "inbox_bytes": entry.inbox_bytes, "reassembly_bytes": entry.reassembly_bytes,
+        "atoms": entry.atoms,
         "address": (<bytes>entry.address).decode("ascii", "replace"),
     }
 

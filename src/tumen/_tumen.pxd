@@ -115,6 +115,7 @@ cdef extern from "csrc/tumen.h" nogil:
         TUMEN_LIMIT_TICK_TIME_MS
         TUMEN_LIMIT_HANDSHAKE_MS
         TUMEN_LIMIT_HALF_OPEN_COUNT
+        TUMEN_LIMIT_REASSEMBLY_BYTES
         TUMEN_LIMIT_COUNT
 
     ctypedef struct tumen_node_options:
@@ -177,6 +178,8 @@ cdef extern from "csrc/tumen.h" nogil:
         uint64_t queue_bytes
         uint64_t queue_count
         uint64_t inbox_bytes
+        uint64_t reassembly_bytes
+        uint64_t atoms
         char address[64]
 
     int tumen_node_connections(tumen_node *node, tumen_connection *connections, size_t max) noexcept

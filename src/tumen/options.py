@@ -59,6 +59,8 @@ class Limits:
     handshake_time_ms: int = 7_000
     # Inbound connections that have not proved their cookie yet.
     half_open_count_max: int = 512
+    # What one connection holds of messages of which fragments are missing; over it it is closed.
+    reassembly_bytes_max: int = 256 * MIB
 
     # Threads for exposed plain functions and blocking handlers.
     pool_threads_max: int = 16
@@ -129,6 +131,7 @@ CORE_LIMITS: Final[Mapping[str, int]] = {
     "tick_time_ms": 7,
     "handshake_time_ms": 8,
     "half_open_count_max": 9,
+    "reassembly_bytes_max": 10,
 }
 
 
