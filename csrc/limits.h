@@ -166,6 +166,7 @@ static_assert(2 * TM_FRAGMENT_BYTES <= TM_SEND_BATCH_BYTES,
 /* Sequences of fragments open at once on one connection: each costs the peer memory until its last one;
  * the next ones wait. So many senders share the connection fairly. */
 #define TM_SEQUENCES_OUT_MAX 32
+static_assert(TM_SEQUENCES_OUT_MAX <= TM_SEQUENCE_COUNT_MAX, "a peer of our kind takes them");
 /* Largest payload that goes out with a priority, bytes: OTP 28 and 29 read past the end of a prioritised
  * message from 64 KiB on (erlang/otp 11416). A larger one loses nothing but its priority. */
 #define TM_PRIO_BYTES_MAX (32 * TM_KIB)

@@ -76,7 +76,9 @@ static int sequence_reserve(tm_fragments *fragments, tm_sequence *sequence, size
     uint64_t size = product(need, GROWTH_FACTOR);
     if (size > sequence->expected) size = sequence->expected;
     if (size < 2 * (uint64_t)sequence->memory.size) size = 2 * (uint64_t)sequence->memory.size;
-    if (size > bytes_max - others) size = bytes_max - others;
+    /* What is not yet needed leaves most of the room to the others. */
+    uint64_t spare = (bytes_max - others - need) / GROWTH_FACTOR;
+    if (size > need + spare) size = need + spare;
     if (size < need) size = need;
     *what = "out of memory";
     int rc = tm_slab_resize(fragments->alloc, &sequence->memory, (size_t)size);
