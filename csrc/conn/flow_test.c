@@ -232,7 +232,7 @@ static void say_to(world *w, uint32_t sender, size_t size, const tm_target *to, 
         at += len;
     }
     tm_pid from = sender_pid(sender);
-    tm_entry *entry = tm_entry_message(&w->node, &from, to, parts, count);
+    tm_entry *entry = tm_entry_message(&w->node, &from, to, parts, count, (tm_bytes){0});
     assert_non_null(entry);
     tm_node_lock(&w->node);
     tm_peer_queue(w->peer, entry);
@@ -264,8 +264,8 @@ static void say_otherwise(world *w, uint32_t sender, size_t size, unsigned kind,
     tm_node_lock(&w->node);
     if (kind == 1 && sender) {
         tm_pid to = far_pid();
-        tm_entry *entry =
-            tm_entry_spawn_reply(&w->node, &ref, &to, w->numbers[sender]++, &from, (tm_bytes){0});
+        tm_entry *entry = tm_entry_spawn_reply(&w->node, &ref, &to, w->numbers[sender]++, &from,
+                                               (tm_bytes){0}, (tm_bytes){0});
         assert_non_null(entry);
         tm_peer_queue(w->peer, entry);
     } else {
@@ -717,7 +717,7 @@ static void flows_need_no_memory_to_keep_the_order(void **state)
             tm_pid from = sender_pid(sender);
             tm_target to = {.kind = TM_TARGET_PID, .pid = far_pid()};
             tumen_part part = {.bytes = {bytes, size}};
-            tm_entry *entry = tm_entry_message(&w->node, &from, &to, &part, 1);
+            tm_entry *entry = tm_entry_message(&w->node, &from, &to, &part, 1, (tm_bytes){0});
             assert_non_null(entry);
             w->heap.calls = 0;
             w->heap.fail_at = fail;
