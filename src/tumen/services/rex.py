@@ -73,7 +73,7 @@ class Rex(ServiceServer):
                 caller = leader if isinstance(leader, Pid) else self.pid
                 home = self._home
                 key = home.core.spawn()
-                home.workers.request(key, caller, "execute_cast", [module, function, args])
+                home.workers.request(key, caller, "erpc", "execute_cast", [module, function, args])
             case _:
                 self._unknown("cast", request)
 
@@ -146,7 +146,7 @@ class Rex(ServiceServer):
             _log.warning("rex: a call was not started: %s", error)
             return _failed(_SYSTEM_LIMIT)
         try:
-            home.workers.request(key, caller, "execute_call", [result, *what])
+            home.workers.request(key, caller, "erpc", "execute_call", [result, *what])
             await pending.future
         except asyncio.CancelledError:
             home.workers.abandoned(key)
