@@ -1,7 +1,7 @@
 """A strict reader of what we send: it takes nothing that could harm a BEAM.
 
-What OTP answers by closing the connection, or by crashing, is `Poison` here (protocol.md 4.6 and 8),
-also where OTP itself is lenient. It shares no line with tumen.
+What OTP answers by closing the connection, or by crashing, is `Poison` here (protocol.md 4.6
+and 8), also where OTP itself is lenient. It shares no line with tumen.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Terms:
             self.term()
 
     def term(self) -> object:
-        """One term; what matters of it: Identifier, int, or the text of an atom as ("atom", text)."""
+        """One term; what matters of it: Identifier, int, or an atom as ("atom", text)."""
         tag = self.data[self.at] if self.at < len(self.data) else -1
         if tag in (82, 118, 119):
             return ("atom", self.atom())
