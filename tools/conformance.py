@@ -187,7 +187,7 @@ def behaviour(
 
 
 def page(files: dict[str, str], shared: dict[str, str]) -> str:
-    """The page: files are those of the tests by name, shared those with fixtures for all of them."""
+    """The page: files are tests by name, shared has the fixtures of all of them."""
     common: dict[str, tuple[set[str], set[str]]] = {}
     for name, text in shared.items():
         common |= read(text, name).fixtures
