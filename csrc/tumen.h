@@ -151,16 +151,16 @@ enum tumen_limit {
 typedef struct tumen_node_options {
     const char *name;   /* "name@host"; "host" alone asks the first peer for a dynamic name */
     const char *cookie; /* at most 255 bytes */
-    int visible;        /* 0: hidden */
-    int listen;         /* 0: no listener (cannot be connected to) */
+    /* Who may connect. NULL: everybody; else entries of tumen_node_allow, spaces between them. */
+    const char *allowed;
+    int visible; /* 0: hidden */
+    int listen;  /* 0: no listener (cannot be connected to) */
     const char *
         listen_host; /* NULL: all addresses of the host part when that is an IP literal, else any */
     uint16_t listen_port;     /* 0: chosen by the kernel */
     int epmd_mode;            /* enum tumen_epmd_mode */
     const char *epmd_address; /* where our port mapper is; NULL: 127.0.0.1 */
     uint16_t epmd_port;       /* 0: 4369 */
-    const char
-        *allowed; /* NULL: everybody; else entries of tumen_node_allow, spaces between them */
 } tumen_node_options;
 
 /* Makes a node and starts to listen and register. TM_EUSE_NAME, TM_EUSE_ARG, or the -errno of

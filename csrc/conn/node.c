@@ -360,11 +360,10 @@ static int node_init(tumen_node *node, const tumen_node_options *options)
     memcpy(node->limits, LIMIT_DEFAULTS, sizeof node->limits);
     tm_map_init(&node->peers, &engine->alloc, engine->seed);
     tm_map_init(&node->cookies, &engine->alloc, engine->seed);
-    tm_map_init(&node->allowed, &engine->alloc, engine->seed);
-    tm_list_init(&node->given);
     tm_list_init(&node->dirty);
     tm_list_init(&node->greetings);
     tm_list_init(&node->connections);
+    tm_node_admission_init(node);
     node->stop_timer.fire = stop_timer_fire;
     node->stop_command.run = stop_command_run;
     node->visible = options->visible != 0;
@@ -388,7 +387,6 @@ static void node_free(tumen_node *node)
         cookie_free(node, cookie);
     tm_map_fini(&node->cookies);
     default_cookie_free(node);
-    tm_node_admission_fini(node);
     position = 0;
     for (tm_peer *peer; (peer = tm_map_next(&node->peers, &position));) {
         if (peer->host) tm_alloc_free(alloc, peer->host, strlen(peer->host) + 1);
@@ -397,6 +395,7 @@ static void node_free(tumen_node *node)
     }
     tm_map_fini(&node->peers);
     if (node->procs) tm_procs_destroy(node->procs);
+    tm_node_admission_fini(node);
     tm_inbox_fini(&node->inbox);
     tm_alloc_free(alloc, node->listed_names, node->listed_names_size);
     pthread_mutex_destroy(&node->lock);

@@ -74,6 +74,7 @@ class CoreNode:
         name: str,
         cookie: str,
         *,
+        allowed: str | None = None,
         visible: bool = False,
         listen: bool = True,
         listen_host: str | None = None,
@@ -81,7 +82,6 @@ class CoreNode:
         epmd_mode: int = 0,
         epmd_address: str | None = None,
         epmd_port: int = 0,
-        allowed: str | None = None,
         **_: Any,
     ) -> Self: ...
     @property

@@ -120,6 +120,7 @@ cdef extern from "csrc/tumen.h" nogil:
     ctypedef struct tumen_node_options:
         const char *name
         const char *cookie
+        const char *allowed
         int visible
         int listen
         const char *listen_host
@@ -127,7 +128,6 @@ cdef extern from "csrc/tumen.h" nogil:
         int epmd_mode
         const char *epmd_address
         uint16_t epmd_port
-        const char *allowed
 
     int tumen_node_create(tumen_engine *engine, const tumen_node_options *options, tumen_node **node) noexcept
     int tumen_node_stop(tumen_node *node) noexcept

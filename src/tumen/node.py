@@ -69,6 +69,8 @@ class Node:
         made once it was given. It lasts as long as the connection to that peer (`NameLost`).
     `cookie`
         else TUMEN_COOKIE, RELEASE_COOKIE, or the file ``~/.erlang.cookie``.
+    `allow`
+        which nodes may connect, and be connected to: see `allow`. Without any, all with the cookie.
     `visible`
         False: a hidden node, as C nodes are; True: it takes part in ``nodes()``.
     `limits`
@@ -83,8 +85,6 @@ class Node:
         ``"auto"``: use the port mapper, and become it while none answers; ``"client"``: use it;
         None: neither registration nor look-up. `epmd_address` and `epmd_port` are where ours is,
         else ERL_EPMD_ADDRESS and ERL_EPMD_PORT.
-    `allow`
-        which nodes may connect, and be connected to: see `allow`. Without any, all with the cookie.
     `engine`
         one that several nodes share; else each node makes its own.
 
@@ -98,6 +98,7 @@ class Node:
         *,
         app: App | None = None,
         cookie: str | None = None,
+        allow: Iterable[str] = (),
         visible: bool = False,
         limits: Limits | None = None,
         driver: Driver = "thread",
@@ -108,12 +109,12 @@ class Node:
         epmd: EpmdMode | None = "auto",
         epmd_address: str | None = None,
         epmd_port: int | None = None,
-        allow: Iterable[str] = (),
         engine: Engine | None = None,
     ) -> None:
         self._options = NodeOptions(
             name=name,
             cookie=cookie,
+            allow=tuple(dict.fromkeys(allow)),
             visible=visible,
             driver=driver,
             backend=backend,
@@ -123,7 +124,6 @@ class Node:
             epmd=epmd,
             epmd_address=epmd_address,
             epmd_port=epmd_port,
-            allow=tuple(dict.fromkeys(allow)),
             engine=engine,
         )
         self._limits = limits or Limits()

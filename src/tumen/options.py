@@ -97,6 +97,7 @@ class NodeOptions:
 
     name: str
     cookie: str | None = dataclasses.field(default=None, repr=False)
+    allow: tuple[str, ...] = ()
     visible: bool = False
     driver: Driver = "thread"
     backend: str | None = None
@@ -106,7 +107,6 @@ class NodeOptions:
     epmd: EpmdMode | None = "auto"
     epmd_address: str | None = None
     epmd_port: int | None = None
-    allow: tuple[str, ...] = ()
     engine: Engine | None = None
 
     def __post_init__(self) -> None:

@@ -116,6 +116,7 @@ class Running:
                 cookie,
                 loop=self.loop,
                 handler=self,
+                allowed=" ".join(options.allow) or None,
                 visible=options.visible,
                 listen=options.listen,
                 listen_host=options.listen_host,
@@ -123,7 +124,6 @@ class Running:
                 epmd_mode=EPMD_MODES[options.epmd],
                 epmd_address=address,
                 epmd_port=port,
-                allowed=" ".join(options.allow) or None,
             )
         except BaseException:
             self._close_engine()
