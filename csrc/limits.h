@@ -208,6 +208,11 @@ static_assert(TM_IO_READ_BATCH_BYTES >= TM_IO_SCRATCH_BYTES, "a turn reads at le
 
 /* Processes of one node: pids carry 28 bits of index towards old peers. */
 #define TM_PROCESS_COUNT_MAX (1 << 20)
+/* What a node can have made of its own pids and references, first words: OTP ends the connection on which it
+ * gets one of its own that is larger. Nobody is meant by it, so it is not sent. */
+#define TM_PID_ID_MAX ((1U << 28) - 1)
+#define TM_REF_WORD_0_MAX ((1U << 18) - 1)
+static_assert(TM_PROCESS_COUNT_MAX <= TM_PID_ID_MAX, "our own pids are among them");
 /* Monitors and links that one peer node may hold on us, entries. At about 200 bytes each one peer can
  * make us hold 100 MB at most; a node that watches each of 100,000 processes stays well below. */
 #define TM_PEER_MONITORS_MAX 250000

@@ -155,8 +155,10 @@ enum tumen_limit {
 typedef struct tumen_node_options {
     const char *name;   /* "name@host"; "host" alone asks the first peer for a dynamic name */
     const char *cookie; /* at most 255 bytes */
-    int visible;        /* 0: hidden */
-    int listen;         /* 0: no listener (cannot be connected to) */
+    /* Who may connect. NULL: everybody; else entries of tumen_node_allow, spaces between them. */
+    const char *allowed;
+    int visible; /* 0: hidden */
+    int listen;  /* 0: no listener (cannot be connected to) */
     const char *
         listen_host; /* NULL: all addresses of the host part when that is an IP literal, else any */
     uint16_t listen_port;     /* 0: chosen by the kernel */
@@ -166,8 +168,6 @@ typedef struct tumen_node_options {
     /* Capability flags to announce, of those that this version can keep: to meet a peer as an older node
      * would. 0: all. PUBLISHED follows from visible. */
     uint64_t flags;
-    /* NULL: everybody; else entries of tumen_node_allow, spaces between them. */
-    const char *allowed;
 } tumen_node_options;
 
 /* Makes a node and starts to listen and register. TM_EUSE_NAME, TM_EUSE_ARG (also

@@ -120,8 +120,15 @@ void tm_node_return_name(tumen_node *node, tm_given *given)
     tm_alloc_free(&node->engine->alloc, oldest, given_size(oldest));
 }
 
+void tm_node_admission_init(tumen_node *node)
+{
+    tm_map_init(&node->allowed, &node->engine->alloc, node->engine->seed);
+    tm_list_init(&node->given);
+}
+
 void tm_node_admission_fini(tumen_node *node)
 {
+    if (!node->given.next) return; /* the node never began */
     const tm_alloc *alloc = &node->engine->alloc;
     size_t position = 0;
     for (allowed *entry; (entry = tm_map_next(&node->allowed, &position));)

@@ -258,6 +258,13 @@ static int send_here(tumen_node *node, tumen_key from, const tm_target *to, cons
     return rc;
 }
 
+/* A process or an alias that no node can have made. */
+static bool target_is_nobody(const tm_target *to)
+{
+    return (to->kind == TM_TARGET_PID && to->pid.id > TM_PID_ID_MAX) ||
+           (to->kind == TM_TARGET_REF && to->ref.words[0] > TM_REF_WORD_0_MAX);
+}
+
 static int send_queue(tumen_node *node, tumen_bytes peer_name, tm_entry *entry, unsigned flags)
 {
     tm_peer *peer;
@@ -301,7 +308,8 @@ int tumen_send_parts(tumen_node *node, tumen_key from, const tumen_target *targe
     if (total == 0) return TM_EUSE_TERM;
     if (total > tm_node_limit(node, TUMEN_LIMIT_MESSAGE_BYTES)) return TM_EUSE_LIMIT;
     tm_target to = tm_private_target(target);
-    if (bytes_equal(where, tm_node_name(node))) return send_here(node, from, &to, parts, count);
+    if (target_is_nobody(&to) || bytes_equal(where, tm_node_name(node)))
+        return send_here(node, from, &to, parts, count);
     tm_pid sender = {0};
     if (from) {
         /* The parts of a key are its pid: no need for the lock. */

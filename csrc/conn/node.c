@@ -428,11 +428,10 @@ static int node_init(tumen_node *node, const tumen_node_options *options)
     tm_map_init(&node->peers, &engine->alloc, engine->seed);
     tm_map_init(&node->cookies, &engine->alloc, engine->seed);
     tm_map_init(&node->exposed, &engine->alloc, engine->seed);
-    tm_map_init(&node->allowed, &engine->alloc, engine->seed);
-    tm_list_init(&node->given);
     tm_list_init(&node->dirty);
     tm_list_init(&node->greetings);
     tm_list_init(&node->connections);
+    tm_node_admission_init(node);
     node->stop_timer.fire = stop_timer_fire;
     node->stop_command.run = stop_command_run;
     node->visible = options->visible != 0;
@@ -462,7 +461,6 @@ static void node_free(tumen_node *node)
         exposed_free(node, exposed);
     tm_map_fini(&node->exposed);
     default_cookie_free(node);
-    tm_node_admission_fini(node);
     position = 0;
     for (tm_peer *peer; (peer = tm_map_next(&node->peers, &position));) {
         if (peer->host) tm_alloc_free(alloc, peer->host, strlen(peer->host) + 1);
@@ -474,6 +472,7 @@ static void node_free(tumen_node *node)
     }
     tm_map_fini(&node->peers);
     if (node->procs) tm_procs_destroy(node->procs);
+    tm_node_admission_fini(node);
     tm_inbox_fini(&node->inbox);
     tm_alloc_free(alloc, node->listed_names, node->listed_names_size);
     pthread_mutex_destroy(&node->lock);

@@ -152,6 +152,7 @@ TM_MUST_CHECK int tm_node_allow_list(tumen_node *node, const char *list);
 tm_given *tm_node_give_name(tumen_node *node, tm_bytes host);
 /* The peer with that name has gone: takes it back, for the next one. */
 void tm_node_return_name(tumen_node *node, tm_given *given);
+void tm_node_admission_init(tumen_node *node);
 void tm_node_admission_fini(tumen_node *node);
 
 /* -- entries from signals of csrc/proc (under the lock): the sink ---------------------------------------- */

@@ -155,7 +155,7 @@ static int link_remote(tm_procs *procs, tm_process *process, const tm_pid *to)
     tm_remote *peer;
     int rc = tm_remote_get(procs, to->node, &peer);
     if (rc) return rc;
-    if (tm_remote_stale(peer, to->creation)) {
+    if (tm_remote_nobody(peer, to->id, to->creation)) {
         tm_exit_deliver(procs, process, to, TM_TERM_NOPROC, TM_EXIT_OF_LINK);
         return 0;
     }
@@ -236,7 +236,7 @@ int tm_procs_exit2(tm_procs *procs, tm_proc_key key, const tm_pid *to, tm_bytes 
         return tm_procs_leave(procs, 0);
     }
     const tm_remote *peer = tm_remote_find(procs, to->node);
-    if (peer && tm_remote_stale(peer, to->creation)) return 0;
+    if (to->id > TM_PID_ID_MAX || (peer && tm_remote_stale(peer, to->creation))) return 0;
     tm_proc_signal signal = {.kind = TM_SIGNAL_EXIT2,
                              .sender = key,
                              .from = self,

@@ -130,7 +130,7 @@ static void monitor_local(tm_procs *procs, tm_handle *handle, const tm_target *t
 
 static void monitor_remote(tm_procs *procs, tm_handle *handle)
 {
-    if (!handle->by_name && tm_remote_stale(handle->peer, handle->creation)) {
+    if (!handle->by_name && tm_remote_nobody(handle->peer, handle->id, handle->creation)) {
         tm_handle_fire(procs, handle, TM_TERM_NOPROC);
         return;
     }

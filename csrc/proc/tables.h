@@ -365,5 +365,10 @@ static inline bool tm_remote_stale(const tm_remote *peer, uint32_t creation)
 {
     return peer->creation && peer->creation != creation;
 }
+/* A pid that cannot mean a process of that node. */
+static inline bool tm_remote_nobody(const tm_remote *peer, uint32_t id, uint32_t creation)
+{
+    return id > TM_PID_ID_MAX || tm_remote_stale(peer, creation);
+}
 
 #endif

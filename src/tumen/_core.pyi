@@ -77,6 +77,7 @@ class CoreNode:
         name: str,
         cookie: str,
         *,
+        allowed: str | None = None,
         visible: bool = False,
         listen: bool = True,
         listen_host: str | None = None,
@@ -85,7 +86,6 @@ class CoreNode:
         epmd_address: str | None = None,
         epmd_port: int = 0,
         flags: int = 0,
-        allowed: str | None = None,
         **_: Any,
     ) -> Self: ...
     @property

@@ -589,9 +589,9 @@ cdef class CoreNode:
     cdef object __weakref__
 
     def __cinit__(self, Engine engine not None, str name not None, str cookie not None, *,
-                  bint visible=False, bint listen=True, listen_host=None, uint16_t listen_port=0,
-                  int epmd_mode=0, epmd_address=None, uint16_t epmd_port=0,
-                  uint64_t flags=0, allowed=None, **_):
+                  allowed=None, bint visible=False, bint listen=True, listen_host=None,
+                  uint16_t listen_port=0, int epmd_mode=0, epmd_address=None,
+                  uint16_t epmd_port=0, uint64_t flags=0, **_):
         global live_nodes
         cdef tumen_node_options options
         cdef tumen_node *node = NULL
@@ -604,15 +604,15 @@ cdef class CoreNode:
                 raise ValueError("a NUL character")
         options.name = texts[0]
         options.cookie = texts[1]
+        options.allowed = NULL
+        if texts[4] is not None:
+            options.allowed = texts[4]
         options.listen_host = NULL
         if texts[2] is not None:
             options.listen_host = texts[2]
         options.epmd_address = NULL
         if texts[3] is not None:
             options.epmd_address = texts[3]
-        options.allowed = NULL
-        if texts[4] is not None:
-            options.allowed = texts[4]
         options.visible = visible
         options.listen = listen
         options.listen_port = listen_port

@@ -121,6 +121,7 @@ cdef extern from "csrc/tumen.h" nogil:
     ctypedef struct tumen_node_options:
         const char *name
         const char *cookie
+        const char *allowed
         int visible
         int listen
         const char *listen_host
@@ -129,7 +130,6 @@ cdef extern from "csrc/tumen.h" nogil:
         const char *epmd_address
         uint16_t epmd_port
         uint64_t flags
-        const char *allowed
 
     int tumen_node_create(tumen_engine *engine, const tumen_node_options *options, tumen_node **node) noexcept
     int tumen_node_stop(tumen_node *node) noexcept

@@ -73,6 +73,8 @@ class Node:
         made once it was given. It lasts as long as the connection to that peer (`NameLost`).
     `cookie`
         else TUMEN_COOKIE, RELEASE_COOKIE, or the file ``~/.erlang.cookie``.
+    `allow`
+        which nodes may connect, and be connected to: see `allow`. Without any, all with the cookie.
     `visible`
         False: a hidden node, as C nodes are; True: it takes part in ``nodes()``.
     `limits`
@@ -90,8 +92,6 @@ class Node:
     `flags`
         the capability flags (``DFLAG_*``) to announce instead of all that there are: to meet a peer
         as an older node would.
-    `allow`
-        which nodes may connect, and be connected to: see `allow`. Without any, all with the cookie.
     `engine`
         one that several nodes share; else each node makes its own.
     `on_output`
@@ -109,6 +109,7 @@ class Node:
         *,
         app: App | None = None,
         cookie: str | None = None,
+        allow: Iterable[str] = (),
         visible: bool = False,
         limits: Limits | None = None,
         driver: Driver = "thread",
@@ -120,13 +121,13 @@ class Node:
         epmd_address: str | None = None,
         epmd_port: int | None = None,
         flags: int | None = None,
-        allow: Iterable[str] = (),
         engine: Engine | None = None,
         on_output: Callable[[str, Pid], object] | None = None,
     ) -> None:
         self._options = NodeOptions(
             name=name,
             cookie=cookie,
+            allow=tuple(dict.fromkeys(allow)),
             visible=visible,
             driver=driver,
             backend=backend,
@@ -137,7 +138,6 @@ class Node:
             epmd_address=epmd_address,
             epmd_port=epmd_port,
             flags=flags,
-            allow=tuple(dict.fromkeys(allow)),
             engine=engine,
             on_output=on_output,
         )

@@ -104,6 +104,7 @@ class NodeOptions:
 
     name: str
     cookie: str | None = dataclasses.field(default=None, repr=False)
+    allow: tuple[str, ...] = ()
     visible: bool = False
     driver: Driver = "thread"
     backend: str | None = None
@@ -114,7 +115,6 @@ class NodeOptions:
     epmd_address: str | None = None
     epmd_port: int | None = None
     flags: int | None = None
-    allow: tuple[str, ...] = ()
     engine: Engine | None = None
     on_output: Callable[[str, Pid], object] | None = None
 

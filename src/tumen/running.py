@@ -127,6 +127,7 @@ class Running:
                 cookie,
                 loop=self.loop,
                 handler=self,
+                allowed=" ".join(options.allow) or None,
                 visible=options.visible,
                 listen=options.listen,
                 listen_host=options.listen_host,
@@ -135,7 +136,6 @@ class Running:
                 epmd_address=address,
                 epmd_port=port,
                 flags=options.flags or 0,
-                allowed=" ".join(options.allow) or None,
             )
         except BaseException:
             self._close_engine()
