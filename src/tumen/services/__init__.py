@@ -105,12 +105,11 @@ class Services:
 
     def __init__(self, home: Running) -> None:
         self._home = home
+        self._services: list[Service] = []
         self.io = Kept(home, IoServer, "user", home.options.on_output)
-        self._services: list[Service] = [
-            self.io,
-            Kept(home, LoggerProxy, "logger_proxy"),
-            Kept(home, Rex, "rex"),
-        ]
+        self.add(self.io)
+        self.add(Kept(home, LoggerProxy, "logger_proxy"))
+        self.add(Kept(home, Rex, "rex"))
 
     def add(self, service: Service) -> None:
         """From now on it hears of connections."""
