@@ -149,7 +149,7 @@ async def test_flood_of_events_is_cut_and_counted(
             )
 
         await until(lambda: len(events(caplog)) + reported() == 200)
-        assert 10 <= len(events(caplog)) <= 40
+        assert 10 <= len(events(caplog)) < 200
         # It logs again in the next second.
         await log(shared_beam, node, 'logger:error("later")')
         await until(lambda: events(caplog)[-1].getMessage() == "later")
