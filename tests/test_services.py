@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from typing import Any
 
 import pytest
@@ -206,6 +207,75 @@ async def test_format_that_takes_too_long_is_given_up(
             assert records == ["~w [1]"]
     finally:
         logging.getLogger("tumen.remote").removeHandler(handler)
+
+
+WORDS = [
+    *("call", "block_call", "cast", "sbcast", "send", "features_request", "user", "m", "f", "rex"),
+    *("io_request", "put_chars", "unicode", "latin1", "io_lib", "format", "requests", "getopts"),
+    *("setopts", "get_line", "get_until", "get_geometry", "columns", "binary", "encoding"),
+    *("log", "error", "debug", "report", "pid", "gl", "$gen_call", "$gen_cast", "erlang", "apply"),
+]
+
+
+def noise(source: random.Random, pids: list[tumen.Pid], depth: int = 4) -> Any:
+    """A term of what the services know, in no order."""
+    kind = source.randrange(12 if depth else 6)
+    if kind < 3:
+        return Atom(source.choice(WORDS))
+    if kind == 3:
+        return source.choice(pids)
+    if kind < 6:
+        return source.choice([1, -1, 2.5, True, None, b"~p~n", b"x", b"\xff", [], (), {}, 10**20])
+    parts = [noise(source, pids, depth - 1) for _ in range(source.randrange(7))]
+    if kind < 10:
+        return tuple(parts)
+    if kind == 10:
+        return parts
+    return {Atom(source.choice(WORDS)): part for part in parts}
+
+
+def shaped(source: random.Random, pids: list[tumen.Pid]) -> Any:
+    """The same in the frames that the services look into."""
+    sender = source.choice(pids)
+    inner = noise(source, pids)
+    words = (Atom(source.choice(WORDS)), *(noise(source, pids, 2) for _ in range(4)))
+    inner = source.choice([inner, words[: source.randrange(1, 6)]])
+    return source.choice(
+        [
+            inner,
+            (sender, inner),
+            (Atom("io_request"), sender, 1, inner),
+            (Atom("$gen_call"), (sender, tumen.ImproperList([Atom("alias")], 1)), inner),
+            (Atom("$gen_call"), (sender, 1), inner),
+            (Atom("$gen_cast"), inner),
+            (Atom("log"), Atom("error"), inner, {Atom("pid"): sender}),
+            (Atom("log"), Atom("error"), inner, inner, {Atom("pid"): sender}),
+        ]
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_noise_neither_ends_nor_breaks_a_service(
+    backend: str, caplog: pytest.LogCaptureFixture, seed: int
+) -> None:
+    """Two thousand messages that are nearly right, to each."""
+    source = random.Random(seed)
+    async with pair(on_output=lambda *_: None) as (a, b):
+        pids = [b._running.own_process.pid, a._running.own_process.pid]
+        pids.append(tumen.Pid("elsewhere@127.0.0.1", 1, 0, 1))
+        before = [a.whereis(name) for name in NAMES]
+        for number in range(2_000):
+            message = shaped(source, pids)
+            for name in NAMES:
+                await b.send_wait((name, a.name), message)
+            if number % 100 == 0:
+                await b.put_chars(("user", a.name), "x")
+        await b.put_chars(("user", a.name), "x")
+        result = await b.sbcast([a.name], "user", 1)
+        assert result[a.name].ok
+        assert [a.whereis(name) for name in NAMES] == before
+        mistakes = [record for record in caplog.records if "was not handled" in record.message]
+        assert mistakes == []
 
 
 async def test_service_that_ends_too_often_stays_dead(

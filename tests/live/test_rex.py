@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import shutil
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -286,6 +288,37 @@ async def test_elixir_calls_exposed_functions(node: tumen.Node, elixir: peers.Be
             [(Atom("Elixir.ML"), Atom("nope"), [1], [])],
         ),
     ]
+
+
+async def erl_call(otp: peers.Runtime, node: tumen.Node, *args: str) -> str:
+    """What OTP's own C node prints."""
+    program = Path(otp.command[0]).with_name("erl_call")
+    found = shutil.which(program) or shutil.which("erl_call")
+    assert found is not None, "erl_call comes with every OTP"
+    process = await asyncio.create_subprocess_exec(
+        *(found, "-timeout", "10", "-n", node.name, "-c", peers.COOKIE, *args),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(20):
+            out, error = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise
+    assert process.returncode == 0, error
+    return out.decode()
+
+
+async def test_c_node_calls_exposed_functions(node: tumen.Node, otp: peers.Runtime) -> None:
+    """erl_call of each release: a value, undef, and with the output sent to it."""
+    # What it prints of a list of small integers is a string of theirs.
+    numbers = '"\\x1\\x2\\x3"'
+    assert await erl_call(otp, node, "-a", "lists seq [1, 3]") == numbers
+    assert await erl_call(otp, node, "-fetch_stdout", "-a", "lists seq [1, 3]") == numbers
+    undef = await erl_call(otp, node, "-a", "nomod nofun [a]")
+    assert undef == "{badrpc, {'EXIT', {undef, [{nomod, nofun, [a], []}]}}}"
 
 
 @pytest.mark.sanitizer

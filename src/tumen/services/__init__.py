@@ -107,12 +107,11 @@ class Services:
 
     def __init__(self, home: Running) -> None:
         self._home = home
+        self._services: list[Service] = []
         self.io = Kept(home, IoServer, "user", home.options.on_output)
-        self._services: list[Service] = [
-            self.io,
-            Kept(home, LoggerProxy, "logger_proxy"),
-            Kept(home, Rex, "rex"),
-        ]
+        self.add(self.io)
+        self.add(Kept(home, LoggerProxy, "logger_proxy"))
+        self.add(Kept(home, Rex, "rex"))
         self.pg = Pg(home)
         self.pubsubs = PubSubs(home)
         self.add(self.pg)
