@@ -84,7 +84,7 @@ void tm_entry_free(const tm_alloc *alloc, tm_entry *entry);
 tm_bytes tm_entry_keep(uint8_t **at, tm_bytes bytes);
 /* Where the spans of an entry start. */
 uint8_t *tm_entry_space(tm_entry *entry);
-/* The room that rare needs inside of an entry, bytes; its copy there, the first of the spans. */
+/* The room that rare needs inside of an entry, bytes; and its copy there: the first of the spans. */
 size_t tm_entry_rare_size(const tm_entry_rare *rare);
 void tm_entry_keep_rare(tm_entry *entry, uint8_t **at, const tm_entry_rare *rare);
 

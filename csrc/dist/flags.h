@@ -41,7 +41,7 @@ static_assert(TM_DFLAGS_M26 == UINT64_C(0x403070f94), "the set that OTP 28 was s
  *   EXIT_PAYLOAD            reasons travel as payload, walked like any message
  *   SPAWN                   erpc and rpc from OTP 25 on need it; each request is answered
  *   ALIAS                   without it the BEAM drops replies of gen_server calls in silence
- *   ALTACT_SIG              OTP 28 also sends exits to aliases; its priorities mean nothing here
+ *   ALTACT_SIG              OTP 28 then sends exits to aliases and tells priorities, which arrive as others
  * Not announced, because their messages are not handled: DIST_HDR_ATOM_CACHE, FRAGMENTS (which
  * would also change the form of every frame). NAME_ME is set only when asking for a name. */
 #define TM_DFLAGS_OURS                                                                             \
