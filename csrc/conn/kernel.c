@@ -97,12 +97,12 @@ static int spawn_refuse(tm_connection *conn, const tm_control *control, tm_bytes
  * writable for the loader. */
 typedef char names[8][20];
 
-static bool atom_among(tm_cursor c, const names names)
+static bool atom_among(tm_cursor c, const names list)
 {
     tm_atom atom;
     if (tm_etf_read_atom(&c, &atom) != 0) return false;
-    for (size_t i = 0; names[i][0]; i++)
-        if (tm_bytes_equal(atom.text, tm_bytes_of(names[i], strlen(names[i])))) return true;
+    for (size_t i = 0; list[i][0]; i++)
+        if (tm_bytes_equal(atom.text, tm_bytes_of(list[i], strlen(list[i])))) return true;
     return false;
 }
 
