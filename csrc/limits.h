@@ -219,10 +219,13 @@ static_assert(TM_PROCESS_COUNT_MAX <= TM_PID_ID_MAX, "our own pids are among the
 #define TM_PEER_LINKS_MAX 250000
 /* Longest sequential trace token that is kept, bytes: a label is a number or a small term, and each
  * process that a trace comes by holds a copy. A message with a longer one arrives without it. */
-#define TM_TRACE_TOKEN_BYTES_MAX (4 * TM_KIB)
+#define TM_TRACE_TOKEN_BYTES_MAX 512
 /* Options of a spawn request, bytes: they travel in the control message, which must stay small. */
-#define TM_SPAWN_OPTIONS_BYTES_MAX (2 * TM_KIB)
-static_assert(TM_SPAWN_OPTIONS_BYTES_MAX < TM_FRAME_HEAD_BYTES_MAX, "options are part of the head");
+#define TM_SPAWN_OPTIONS_BYTES_MAX 512
+static_assert(TM_SPAWN_OPTIONS_BYTES_MAX + TM_TRACE_TOKEN_BYTES_MAX + 2 * (TM_ATOM_BYTES_MAX + 3) +
+                      3 * (TM_NODE_NAME_BYTES_MAX + 32) <
+                  TM_FRAME_HEAD_BYTES_MAX,
+              "a spawn request, the largest head, fits");
 /* Functions that a node exposes to spawn requests, entries: each is a name of two atoms. */
 #define TM_EXPOSED_COUNT_MAX 65536
 

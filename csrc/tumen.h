@@ -139,8 +139,8 @@ enum tumen_limit {
     TUMEN_LIMIT_SENDQ_NODE_BYTES = 2, /* send queues of the node together */
     TUMEN_LIMIT_MAILBOX_BYTES =
         3, /* one process: over it the process ends, {mailbox_full, Bytes} */
-    /* The node: what waits for the consumer, over it the connection with most of it closes; and what
-     * waits in mailboxes, over it the process with the largest one ends. */
+    /* The node: what waits for the consumer, over it the connection with most of it closes; and
+     * what waits in mailboxes, over it the process with the largest one ends. */
     TUMEN_LIMIT_INBOX_BYTES = 4,
     TUMEN_LIMIT_DEPTH = 5,           /* nesting of a received term, levels */
     TUMEN_LIMIT_DECODED_BYTES = 6,   /* objects that one received term may become */
@@ -302,9 +302,9 @@ TUMEN_API int tumen_want_writable(tumen_node *node, tumen_bytes peer);
 enum tumen_monitor_flags {
     /* The ref is a reply alias, used up by one reply: TUMEN_EVENT_REPLY. What a call is made of. */
     TUMEN_MONITOR_ALIAS = 1,
-    /* The aliases of erlang:monitor/3, at most one; what comes by them is a MESSAGE. The first is active
-     * until tumen_unalias, the second until tumen_demonitor or DOWN, the third also until the first message,
-     * which ends the monitor as well. */
+    /* The aliases of erlang:monitor/3, at most one; what comes by them is a MESSAGE. The first is
+     * active until tumen_unalias, the second until tumen_demonitor or DOWN, the third also until
+     * the first message, which ends the monitor as well. */
     TUMEN_MONITOR_EXPLICIT_UNALIAS = 2,
     TUMEN_MONITOR_DEMONITOR = 4,
     TUMEN_MONITOR_REPLY_DEMONITOR = 8,
@@ -318,12 +318,13 @@ TUMEN_API int tumen_demonitor(tumen_node *node, tumen_key watcher, const tumen_r
 TUMEN_API int tumen_watched(tumen_node *node, tumen_key key, const tumen_ref *ref);
 TUMEN_API int tumen_link(tumen_node *node, tumen_key key, const tumen_pid *to);
 TUMEN_API int tumen_unlink(tumen_node *node, tumen_key key, const tumen_pid *to);
-/* exit(To, Reason), reason a term, to a pid or an alias. Only OTP 28 and later and we ourselves take exit
- * signals to an alias: for other peers they are dropped, as OTP does. */
+/* exit(To, Reason), reason a term, to a pid or an alias. Only OTP 28 and later and we ourselves
+ * take exit signals to an alias: for other peers they are dropped, as OTP does. */
 TUMEN_API int tumen_exit_signal(tumen_node *node, tumen_key from, const tumen_target *to,
                                 tumen_bytes reason);
-/* A monitor of a node, as erlang:monitor_node/2: connects if need be, and TUMEN_EVENT_NODE_LOST comes once
- * for each call when that fails or the connection goes. on 0 takes one call back: 1 when there was one. */
+/* A monitor of a node, as erlang:monitor_node/2: connects if need be, and TUMEN_EVENT_NODE_LOST
+ * comes once for each call when that fails or the connection goes. on 0 takes one call back: 1 when
+ * there was one. */
 TUMEN_API int tumen_monitor_node(tumen_node *node, tumen_key key, tumen_bytes peer, int on);
 enum tumen_alias_flags {
     TUMEN_ALIAS_REPLY = 1 /* until the first message, else until tumen_unalias */
@@ -332,12 +333,13 @@ TUMEN_API int tumen_alias(tumen_node *node, tumen_key key, unsigned flags, tumen
 TUMEN_API int tumen_unalias(tumen_node *node, tumen_key key, const tumen_ref *ref);
 
 enum tumen_space {
-    TUMEN_NODE_NAME_BYTES = 256,   /* space for the name of any node */
-    TUMEN_TRACE_TOKEN_BYTES = 4096 /* space for any trace token */
+    TUMEN_NODE_NAME_BYTES = 256,  /* space for the name of any node */
+    TUMEN_TRACE_TOKEN_BYTES = 512 /* space for any trace token */
 };
 
-/* 1 and the group leader of a process, whose node's name is put into space, TUMEN_NODE_NAME_BYTES large; 0
- * when none was set, by GROUP_LEADER, by a spawn request or here: then it is what the host says. */
+/* 1 and the group leader of a process, whose node's name is put into space, TUMEN_NODE_NAME_BYTES
+ * large; 0 when none was set, by GROUP_LEADER, by a spawn request or here: then it is what the host
+ * says. */
 TUMEN_API int tumen_group_leader(tumen_node *node, tumen_key key, tumen_pid *leader, char *space);
 /* group_leader(Leader, Process): by is the process that asks, process may be of any node. */
 TUMEN_API int tumen_set_group_leader(tumen_node *node, tumen_key by, const tumen_pid *process,
@@ -346,11 +348,11 @@ TUMEN_API int tumen_set_group_leader(tumen_node *node, tumen_key by, const tumen
 /* Sequential traces. The process has taken a message whose event had this token in text; empty: one
  * without. Its sends, exits and spawn requests carry it on. TM_EUSE_TERM for what is no token. */
 TUMEN_API int tumen_trace(tumen_node *node, tumen_key key, tumen_bytes token);
-/* The token that it has now, a term of at most TUMEN_TRACE_TOKEN_BYTES; its length, 0 without one. */
+/* The token that it has now, a term of at most TUMEN_TRACE_TOKEN_BYTES; its length, or 0. */
 TUMEN_API int tumen_trace_token(tumen_node *node, tumen_key key, uint8_t *space, size_t size);
 
-/* Lets spawn requests of peers run module:function (on 0: no longer): TUMEN_EVENT_SPAWN. Requests for erpc's
- * execute_call and execute_cast always come; all else is refused with `notsup`. */
+/* Lets spawn requests of peers run module:function (on 0: no longer): TUMEN_EVENT_SPAWN. Requests
+ * for erpc's execute_call and execute_cast always come; all else is refused with `notsup`. */
 TUMEN_API int tumen_expose(tumen_node *node, tumen_bytes module, tumen_bytes function, int on);
 
 enum tumen_spawn_flags { TUMEN_SPAWN_LINK = 1, TUMEN_SPAWN_MONITOR = 2 };
@@ -366,8 +368,8 @@ typedef struct tumen_spawn_spec {
     tumen_pid leader;    /* the group leader; leader.node.len == 0: the process that asks */
 } tumen_spawn_spec;
 
-/* Asks a node to spawn a function: SPAWN_REPLY follows, and DOWN with ref if it is monitored. What rpc is made
- * of. */
+/* Asks a node to spawn a function: SPAWN_REPLY follows, and DOWN with ref if it is monitored. What
+ * rpc is made of. */
 TUMEN_API int tumen_spawn_request(tumen_node *node, tumen_key from, const tumen_spawn_spec *spec,
                                   tumen_ref *ref);
 /* Nothing of it is delivered any more. */

@@ -211,10 +211,12 @@ static int send_local(tumen_node *node, const tm_pid *from, const tm_target *to,
         }
         event.wire_bytes = message.len;
         TM_ATOMIC_ADD(&node->mail_bytes, message.len);
-        tm_node_mail_relieve(node);
     }
     TM_ATOMIC_ADD(&node->messages_in, 1);
-    return tm_inbox_put(&node->inbox, &event, NULL, 0);
+    int rc = tm_inbox_put(&node->inbox, &event, NULL, 0);
+    /* Not before: it may end the sender, whose token the event borrows. */
+    tm_node_mail_relieve(node);
+    return rc;
 }
 
 /* One span of the parts: for local messages, which are rarely in more than one. */
@@ -473,7 +475,7 @@ int tumen_unalias(tumen_node *node, tumen_key key, const tumen_ref *ref)
     return was;
 }
 
-/* -- nodes as such ------------------------------------------------------------------------------------- */
+/* -- nodes as such ----------------------------------------------------------------------------- */
 
 /* Starts to connect where that is needed. Under the lock. */
 static int node_want(tumen_node *node, tm_bytes name)
@@ -502,7 +504,7 @@ int tumen_monitor_node(tumen_node *node, tumen_key key, tumen_bytes name, int on
     return rc;
 }
 
-/* -- what a process hands on ----------------------------------------------------------------------------- */
+/* -- what a process hands on ------------------------------------------------------------------- */
 
 int tumen_group_leader(tumen_node *node, tumen_key key, tumen_pid *leader, char *space)
 {

@@ -93,8 +93,8 @@ static int spawn_refuse(tm_connection *conn, const tm_control *control, tm_bytes
     return rc;
 }
 
-/* Names of atoms, the last one empty. Text lies in the table itself: pointers would have to be writable for
- * the loader. */
+/* Names of atoms, the last one empty. Text lies in the table itself: pointers would have to be
+ * writable for the loader. */
 typedef char names[8][20];
 
 static bool atom_among(tm_cursor c, const names list)
@@ -190,9 +190,10 @@ static int spawn_accept(tm_connection *conn, const tm_control *control, unsigned
     /* A token that is none, or too long, is left behind. */
     if (!rc && control->has_token && tm_procs_trace(procs, *key, control->token) == TM_ENOMEM)
         rc = TM_ENOMEM;
-    if (rc) return rc;
     tm_pid pid = tm_procs_pid(procs, *key);
-    return spawn_answer(conn, control, flags, &pid, (tm_bytes){0});
+    if (!rc) rc = spawn_answer(conn, control, flags, &pid, (tm_bytes){0});
+    if (rc) tm_procs_exit(procs, *key, TM_BYTES("w\014system_limit"));
+    return rc;
 }
 
 int tm_kernel_spawn_request(tm_connection *conn, const tm_control *control, tm_bytes arguments)

@@ -102,7 +102,7 @@ static void default_cookie_free(tumen_node *node)
     node->cookie = (tm_bytes){0};
 }
 
-/* -- exposed functions -------------------------------------------------------------------------------- */
+/* -- exposed functions ------------------------------------------------------------------------- */
 
 typedef struct tm_exposed {
     size_t len;
@@ -110,7 +110,7 @@ typedef struct tm_exposed {
         key[]; /* module, NUL, function: an atom's text from a peer may hold a NUL, ours may not */
 } tm_exposed;
 
-/* The key of a function; space holds two atoms. Empty for names that nothing can be exposed under. */
+/* The key of a function; space holds two atoms. Empty where nothing can be exposed. */
 static tm_bytes exposed_key(tm_bytes module, tm_bytes function, uint8_t *space)
 {
     if (module.len > TM_ATOM_BYTES_MAX || function.len > TM_ATOM_BYTES_MAX ||
@@ -165,7 +165,7 @@ int tumen_expose(tumen_node *node, tumen_bytes module, tumen_bytes function, int
     return rc;
 }
 
-/* -- cookies, changed --------------------------------------------------------------------------------- */
+/* -- cookies, changed -------------------------------------------------------------------------- */
 
 /* Under the lock. */
 static int default_cookie_set(tumen_node *node, tm_bytes cookie)

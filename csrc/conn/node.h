@@ -214,8 +214,8 @@ int tm_node_deliver(tumen_node *node, tm_proc_key key, tumen_event *event,
                     const tm_inbox_term *term, tm_source *source);
 /* Ends a process whose mailbox has grown over its bound. Under the lock. */
 void tm_node_mailbox_full(tumen_node *node, tm_proc_key key, uint64_t bytes);
-/* Ends the process with the largest mailbox while all of them together are over the node's bound. Under
- * the lock. */
+/* Ends the process with the largest mailbox while all of them together are over the node's bound.
+ * Under the lock. */
 void tm_node_mail_relieve(tumen_node *node);
 /* Whether a spawn request may run it. Under the lock. */
 bool tm_node_exposes(const tumen_node *node, tm_bytes module, tm_bytes function);

@@ -117,8 +117,8 @@ void tm_node_mailbox_full(tumen_node *node, tm_proc_key key, uint64_t bytes)
                   NULL);
 }
 
-/* What is waiting for all processes together. A process that is ended here does not count any more, though
- * its mail lies there until the consumer has given it back. */
+/* What is waiting for all processes together. A process that is ended here does not count any more,
+ * though its mail lies there until the consumer has given it back. */
 void tm_node_mail_relieve(tumen_node *node)
 {
     uint64_t bytes, limit = tm_node_limit(node, TUMEN_LIMIT_INBOX_BYTES);
@@ -150,8 +150,8 @@ int tm_node_deliver(tumen_node *node, tm_proc_key key, tumen_event *event,
     return tm_inbox_put_term(&node->inbox, event, term, source, 1);
 }
 
-/* Closes the connection with most bytes in the inbox. What it has sent stays and is delivered: it does not
- * count any more, or every other connection would follow with its next message; up to
+/* Closes the connection with most bytes in the inbox. What it has sent stays and is delivered: it
+ * does not count any more, or every other connection would follow with its next message; up to
  * TM_INBOX_HARD_FACTOR times the bound, for memory's sake. Mailboxes have a bound of their own. */
 static void receive_relieve(tm_connection *last)
 {

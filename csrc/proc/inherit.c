@@ -1,8 +1,8 @@
 /* What a process hands on: its group leader, and the token of a sequential trace.
  *
  * A token is {Flags, Label, Serial, From, Previous}: a process takes the one of the message it has
- * received, and each signal that it sends carries it on, with the serial counted up, itself as From and
- * the serial it has received last as Previous. */
+ * received, and each signal that it sends carries it on, with the serial counted up, itself as From
+ * and the serial it has received last as Previous. */
 #include "tables.h"
 
 #define TOKEN_ARITY 5
@@ -20,7 +20,7 @@ void tm_inherit_free(tm_procs *procs, tm_process *process)
     process->trace = NULL;
 }
 
-/* -- group leaders ------------------------------------------------------------------------------- */
+/* -- group leaders ----------------------------------------------------------------------------- */
 
 static int leader_set(tm_procs *procs, tm_process *process, const tm_pid *pid)
 {
@@ -81,7 +81,7 @@ int tm_procs_on_group_leader(tm_procs *procs, const tm_pid *leader, const tm_pid
     return tm_procs_leave(procs, process ? leader_set(procs, process, leader) : 0);
 }
 
-/* -- trace tokens -------------------------------------------------------------------------------- */
+/* -- trace tokens ------------------------------------------------------------------------------ */
 
 typedef struct token {
     tm_bytes flags, label;
@@ -146,9 +146,9 @@ int tm_procs_trace(tm_procs *procs, tm_proc_key key, tm_bytes bytes)
     tm_procs_enter(procs);
     tm_process *process = tm_process_get(procs, key);
     if (!process) return TM_ENOPROC;
-    if (bytes.len) return tm_procs_leave(procs, token_set(procs, process, bytes));
-    token_clear(procs, process);
-    return tm_procs_leave(procs, 0);
+    int rc = bytes.len ? token_set(procs, process, bytes) : 0;
+    if (!bytes.len || rc) token_clear(procs, process);
+    return tm_procs_leave(procs, rc);
 }
 
 tm_bytes tm_procs_token(const tm_procs *procs, tm_proc_key key)

@@ -1,5 +1,5 @@
-/* What a process hands on, the aliases of erlang:monitor/3, monitors of nodes, and what waits for all
- * processes together. Who is who: see proc_test.c. */
+/* What a process hands on, the aliases of erlang:monitor/3, monitors of nodes, and what waits for
+ * all processes together. Who is who: see proc_test.c. */
 #include "testing.h"
 
 /* {1, 17, Serial, Pid of node b, Previous} */
@@ -120,7 +120,7 @@ static void exit_signal_reaches_an_alias_and_does_not_use_it_up(void **state)
     assert_int_equal(tm_procs_exit_alias(f->procs, 99, &alias, CRASH), TM_ENOPROC);
 }
 
-/* -- monitors of nodes --------------------------------------------------------------------------- */
+/* -- monitors of nodes ------------------------------------------------------------------------- */
 
 static void node_monitor_fires_once_a_call_after_all_else(void **state)
 {
@@ -158,7 +158,7 @@ static void node_monitor_ends_with_its_process(void **state)
     expect(f, "exited 2 noconnection\n");
 }
 
-/* -- group leaders ------------------------------------------------------------------------------- */
+/* -- group leaders ----------------------------------------------------------------------------- */
 
 static void group_leader_is_set_by_peers_and_by_processes(void **state)
 {
@@ -181,7 +181,7 @@ static void group_leader_is_set_by_peers_and_by_processes(void **state)
     expect(f, "GROUP_LEADER <1.0> b@h<50.0>c@h<60.0>\n");
 }
 
-/* -- trace tokens -------------------------------------------------------------------------------- */
+/* -- trace tokens ------------------------------------------------------------------------------ */
 
 static void token_goes_on_with_what_the_process_sends(void **state)
 {
@@ -266,7 +266,7 @@ static void what_is_no_token_is_refused(void **state)
     assert_int_equal(tm_procs_token(f->procs, key).len, 0);
 }
 
-/* -- mail ---------------------------------------------------------------------------------------- */
+/* -- mail -------------------------------------------------------------------------------------- */
 
 static void fullest_mailbox_is_found_and_the_dead_do_not_count(void **state)
 {
@@ -288,7 +288,7 @@ static void fullest_mailbox_is_found_and_the_dead_do_not_count(void **state)
     assert_int_equal(tm_procs_mail(f->procs), 0);
 }
 
-/* -- memory -------------------------------------------------------------------------------------- */
+/* -- memory ------------------------------------------------------------------------------------ */
 
 /* Fails the n-th allocation, and once more when that is repeated. */
 static void every_allocation_may_fail(void **state)

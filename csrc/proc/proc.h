@@ -171,8 +171,8 @@ enum tm_monitor_flags {
      * (erlang:monitor with {alias, reply_demonitor}). tm_procs_use_alias tells that it is the reply
      * of a call. */
     TM_MONITOR_ALIAS_REPLY = 1,
-    /* The aliases of erlang:monitor/3. EXPLICIT_UNALIAS outlives the monitor; DEMONITOR ends with it;
-     * REPLY_DEMONITOR is as the first, but what comes is mail like any other. */
+    /* The aliases of erlang:monitor/3. EXPLICIT_UNALIAS outlives the monitor; DEMONITOR ends with
+     * it; REPLY_DEMONITOR is as the first, but what comes is mail like any other. */
     TM_MONITOR_EXPLICIT_UNALIAS = 2,
     TM_MONITOR_DEMONITOR = 4,
     TM_MONITOR_REPLY_DEMONITOR = 8,
@@ -185,8 +185,8 @@ enum tm_monitor_flags {
  * TM_EUSE_NAME, TM_ENOMEM. */
 TM_MUST_CHECK int tm_procs_monitor(tm_procs *procs, tm_proc_key watcher, const tm_target *target,
                                    unsigned flags, tm_ref *ref);
-/* Ends the monitor, and its alias unless that is EXPLICIT_UNALIAS: no DOWN and no reply is delivered
- * any more. true if it was there. */
+/* Ends the monitor, and its alias unless that is EXPLICIT_UNALIAS: no DOWN and no reply is
+ * delivered any more. true if it was there. */
 bool tm_procs_demonitor(tm_procs *procs, tm_proc_key watcher, const tm_ref *ref);
 
 enum tm_alias_flags { TM_ALIAS_REPLY = 1 }; /* ends with the first message through it */
@@ -199,8 +199,8 @@ bool tm_procs_unalias(tm_procs *procs, tm_proc_key key, const tm_ref *ref);
  * this (DEMONITOR goes out), and *reply tells that it was one of TM_MONITOR_ALIAS_REPLY. */
 tm_proc_key tm_procs_use_alias(tm_procs *procs, const tm_ref *ref, bool *reply);
 
-/* erlang:monitor_node/2: one event for each call when the connection to node goes or cannot be made,
- * which the owner of the connections has to try. Nothing for this node itself. */
+/* erlang:monitor_node/2: one event for each call when the connection to node goes or cannot be
+ * made, which the owner of the connections has to try. Nothing for this node itself. */
 TM_MUST_CHECK int tm_procs_monitor_node(tm_procs *procs, tm_proc_key key, tm_bytes node);
 /* Takes one call back. true if there was one. */
 bool tm_procs_demonitor_node(tm_procs *procs, tm_proc_key key, tm_bytes node);
@@ -216,7 +216,7 @@ int tm_procs_exit2(tm_procs *procs, tm_proc_key key, const tm_pid *to, tm_bytes 
 /* exit(Alias, Reason): an alias that is not active is nobody; a reply alias is not used up. */
 int tm_procs_exit_alias(tm_procs *procs, tm_proc_key key, const tm_ref *to, tm_bytes reason);
 
-/* -- what a process hands on: group leader and trace token --------------------------------------- */
+/* -- what a process hands on: group leader and trace token ------------------------------------- */
 
 /* TM_ENOPROC, TM_ENOMEM. */
 TM_MUST_CHECK int tm_procs_set_leader(tm_procs *procs, tm_proc_key key, const tm_pid *leader);
@@ -227,8 +227,8 @@ TM_MUST_CHECK int tm_procs_lead(tm_procs *procs, tm_proc_key key, const tm_pid *
                                 const tm_pid *leader);
 
 /* The process has taken a message with that token, or (empty) one without; {Flags, Label, Serial,
- * From, Previous} as seq_trace has them. TM_EUSE_TERM for another shape, TM_EUSE_LIMIT above
- * TM_TRACE_TOKEN_BYTES_MAX, TM_ENOPROC, TM_ENOMEM. */
+ * From, Previous} as seq_trace has them. On an error it has none: TM_EUSE_TERM for another shape,
+ * TM_EUSE_LIMIT above TM_TRACE_TOKEN_BYTES_MAX, TM_ENOPROC, TM_ENOMEM. */
 TM_MUST_CHECK int tm_procs_trace(tm_procs *procs, tm_proc_key key, tm_bytes token);
 /* The token as it is now, empty without one; borrowed until the next call. */
 tm_bytes tm_procs_token(const tm_procs *procs, tm_proc_key key);
@@ -236,7 +236,8 @@ tm_bytes tm_procs_token(const tm_procs *procs, tm_proc_key key);
 tm_bytes tm_procs_next_token(tm_procs *procs, tm_proc_key key);
 /* Processes that have a token. Any thread. */
 size_t tm_procs_traced(const tm_procs *procs);
-/* The token of the exit signal that is given to tm_procs_on_exit or _exit2 next. Borrowed until then. */
+/* The token of the exit signal that is given to tm_procs_on_exit or _exit2 next. Borrowed until
+ * then. */
 void tm_procs_carry(tm_procs *procs, tm_bytes token);
 
 /* -- spawn requests of ours -------------------------------------------------------------------- */

@@ -91,7 +91,7 @@ class CurrentCall:
     def abandoned(self) -> bool:
         """True once nobody waits for the result any more: a long job may stop. A spawned one is
         abandoned only when its process is dead."""
-        return self.ended
+        return self.ended or (self.process is not None and not self.process.alive)
 
     def __repr__(self) -> str:
         return f"<CurrentCall {self.module}:{self.function} from {self.caller!r}>"

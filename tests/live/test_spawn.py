@@ -381,6 +381,28 @@ async def none_sleeps(node: tumen.Node, beam: peers.Beam) -> None:
     assert set(left) <= {Atom("gone")}
 
 
+async def test_elixir_spawns_here_and_watches_us(node: tumen.Node, elixir: peers.Beam) -> None:
+    result = await elixir.eval(
+        "{pid, ref} = Node.spawn_monitor(n, ML, :talk, [self()])\n"
+        "Node.monitor(n, true)\n"
+        "echo = receive do\n {:talking, ^pid} -> send(pid, :hi)\n"
+        " receive do\n {:echo, :hi} -> :echoed\n after 5000 -> :silent\n end\n"
+        " after 5000 -> :nobody\n end\n"
+        "Process.exit(pid, {:shutdown, :enough})\n"
+        "down = receive do\n {:DOWN, ^ref, :process, ^pid, why} -> why\n"
+        " after 5000 -> :none\n end\n"
+        "Node.monitor(n, false)\n"
+        "{echo, down}",
+        n=Atom(node.name),
+    )
+    assert result == (Atom("echoed"), (Atom("shutdown"), Atom("enough")))
+    proc = await idle_process(node)
+    pid, ref = await proc.spawn_remote(
+        elixir.name, "Elixir.Process", "exit", [proc.pid, Atom("normal")], monitor=True
+    )
+    assert await proc.receive(timeout=5) == (DOWN, ref, PROCESS, pid, NORMAL)
+
+
 async def test_two_python_nodes_spawn_on_each_other(backend: str) -> None:
     async with make_node("a", app=app) as a, make_node("b") as b:
         await b.connect(a.name, ("127.0.0.1", a.info().port))
