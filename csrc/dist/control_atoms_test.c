@@ -107,7 +107,7 @@ static void captured_frames_of_every_operation_are_parsed_with_their_atoms(void 
         prime_all(&cache, said);
         tm_bytes body = tm_bytes_of(frame + 4, len - 4);
         tm_frame_terms terms;
-        assert_int_equal(tm_frame_open(TM_DFLAGS_ABLE, body, &terms, NULL), 0);
+        assert_int_equal(tm_frame_open(TM_DFLAGS_OURS, body, &terms, NULL), 0);
         assert_int_equal(terms.kind, TM_FRAME_WHOLE);
         assert_int_equal(tm_frame_atoms(&cache, body, &terms, &header, NULL), 0);
         with_atoms += header.count > 0;

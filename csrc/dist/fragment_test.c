@@ -11,7 +11,7 @@
 
 static const uint64_t seed[2] = {1, 2};
 static const tm_fragment_limits LIMITS = {TM_MESSAGE_BYTES_DEFAULT, TM_REASSEMBLY_BYTES_DEFAULT};
-#define FLAGS (TM_DFLAGS_OURS | TM_DFLAG(DIST_HDR_ATOM_CACHE) | TM_DFLAG(FRAGMENTS))
+#define FLAGS TM_DFLAGS_OURS
 
 /* -- scaffolding ------------------------------------------------------------------------------- */
 

@@ -9,6 +9,9 @@
 #include "dist_test.h"
 #include "frame.h"
 
+/* Frames in pass-through form. */
+#define PLAIN (TM_DFLAGS_OURS & ~TM_DFLAGS_HEADER)
+
 /* -- scaffolding ------------------------------------------------------------------------------- */
 
 /* Around the sizes where the framer changes its mind: a tick, the first memory, its doubles. */
@@ -295,19 +298,19 @@ static void only_the_pass_through_form_is_opened(void **state)
         tm_frame_terms terms;
         tm_fault fault = {0};
         tm_bytes body = tm_bytes_of(bad[i].bytes, bad[i].len);
-        assert_int_equal(tm_frame_open(TM_DFLAGS_OURS, body, &terms, &fault), TM_EPEER_MALFORMED);
+        assert_int_equal(tm_frame_open(PLAIN, body, &terms, &fault), TM_EPEER_MALFORMED);
         assert_string_equal(fault.what, bad[i].what);
         assert_int_equal(fault.offset, bad[i].offset);
-        assert_int_equal(tm_frame_open(TM_DFLAGS_OURS, body, &terms, NULL), TM_EPEER_MALFORMED);
+        assert_int_equal(tm_frame_open(PLAIN, body, &terms, NULL), TM_EPEER_MALFORMED);
     }
     tm_frame_terms terms;
-    assert_int_equal(tm_frame_open(TM_DFLAGS_OURS, TM_BYTES("p\203h\1a\1"), &terms, NULL), 0);
+    assert_int_equal(tm_frame_open(PLAIN, TM_BYTES("p\203h\1a\1"), &terms, NULL), 0);
     assert_true(terms.versioned);
     assert_true(tm_bytes_equal(terms.bytes, TM_BYTES("h\1a\1")));
 }
 
-static const uint64_t header_flags[] = {TM_DFLAGS_OURS | TM_DFLAG(DIST_HDR_ATOM_CACHE),
-                                        TM_DFLAGS_OURS | TM_DFLAG(FRAGMENTS)};
+static const uint64_t header_flags[] = {PLAIN | TM_DFLAG(DIST_HDR_ATOM_CACHE),
+                                        PLAIN | TM_DFLAG(FRAGMENTS)};
 
 /* With the list of atoms, if there is one. */
 static int open_frame(uint64_t flags, tm_bytes body, tm_frame_terms *terms, tm_fault *fault)
@@ -495,8 +498,8 @@ static void head_with_a_lent_payload_equals_the_whole_frame(void **state)
         tm_control control = control_of(ops[i]);
         if (ops[i] == TM_OP_EXIT) control.reason = payload;
         tm_bytes apart = ops[i] == TM_OP_EXIT ? (tm_bytes){0} : payload;
-        assert_int_equal(tm_frame_write(&whole, TM_DFLAGS_OURS, &control, apart), 0);
-        assert_int_equal(tm_frame_write_head(&head, TM_DFLAGS_OURS, &control, payload.len), 0);
+        assert_int_equal(tm_frame_write(&whole, PLAIN, &control, apart), 0);
+        assert_int_equal(tm_frame_write_head(&head, PLAIN, &control, payload.len), 0);
         assert_int_equal(tm_buf_append(&head, payload.ptr, payload.len), 0);
         assert_true(tm_bytes_equal(tm_buf_bytes(&whole), tm_bytes_of(head.ptr + 3, head.len - 3)));
         tm_buf_fini(&whole);
@@ -515,7 +518,7 @@ static void payload_where_none_belongs_or_missing_is_refused(void **state)
     tm_bytes payload = TM_BYTES("j"), none = {0};
     tm_control link = control_of(TM_OP_LINK), send = control_of(TM_OP_SEND);
     tm_control exits = control_of(TM_OP_EXIT), spawn = control_of(TM_OP_SPAWN_REQUEST);
-    uint64_t ours = TM_DFLAGS_OURS, old = TM_DFLAGS_M25;
+    uint64_t ours = PLAIN, old = TM_DFLAGS_M25;
     assert_int_equal(tm_frame_write(&out, ours, &link, payload), TM_EUSE_ARG);
     assert_int_equal(tm_frame_write(&out, ours, &send, none), TM_EUSE_ARG);
     assert_int_equal(tm_frame_write(&out, ours, &exits, none), TM_EUSE_ARG); /* no reason */
@@ -539,12 +542,11 @@ static void payload_above_the_hard_limit_is_refused(void **state)
     tm_buf out;
     tm_buf_init(&out, &memory.alloc, 0);
     tm_control send = control_of(TM_OP_SEND);
-    assert_int_equal(tm_frame_write_head(&out, TM_DFLAGS_OURS, &send, SIZE_MAX), TM_EUSE_LIMIT);
-    assert_int_equal(tm_frame_write_head(&out, TM_DFLAGS_OURS, &send, TM_MESSAGE_BYTES_MAX),
-                     TM_EUSE_LIMIT);
+    assert_int_equal(tm_frame_write_head(&out, PLAIN, &send, SIZE_MAX), TM_EUSE_LIMIT);
+    assert_int_equal(tm_frame_write_head(&out, PLAIN, &send, TM_MESSAGE_BYTES_MAX), TM_EUSE_LIMIT);
     assert_int_equal(out.len, 0);
     size_t fits = TM_MESSAGE_BYTES_MAX - 100;
-    assert_int_equal(tm_frame_write_head(&out, TM_DFLAGS_OURS, &send, fits), 0);
+    assert_int_equal(tm_frame_write_head(&out, PLAIN, &send, fits), 0);
     assert_int_equal(tm_load_u32(out.ptr), out.len - 4 + fits);
     tm_buf_fini(&out);
 }
@@ -559,7 +561,7 @@ static void failed_frame_leaves_the_buffer_as_it_was(void **state)
         tm_buf out;
         tm_buf_init(&out, &memory.alloc, max);
         assert_int_equal(tm_buf_append(&out, "x", 1), 0);
-        int rc = tm_frame_write(&out, TM_DFLAGS_OURS, &send, TM_BYTES("m\0\0\0\3abc"));
+        int rc = tm_frame_write(&out, PLAIN, &send, TM_BYTES("m\0\0\0\3abc"));
         assert_int_equal(out.len > 1, rc == 0);
         tm_buf_fini(&out);
         if (!rc) break;
@@ -568,7 +570,7 @@ static void failed_frame_leaves_the_buffer_as_it_was(void **state)
     tm_buf out;
     test_alloc_init(&memory, 0);
     tm_buf_init(&out, &memory.alloc, 0);
-    assert_int_equal(tm_frame_write(&out, TM_DFLAGS_OURS, &send, TM_BYTES("j")), TM_ENOMEM);
+    assert_int_equal(tm_frame_write(&out, PLAIN, &send, TM_BYTES("j")), TM_ENOMEM);
 }
 
 #define TEST(name) cmocka_unit_test(name)
