@@ -1,4 +1,4 @@
-"""One very large binary each way, beside an echo of a thousand pings a second on the same connection."""
+"""One very large binary each way, beside a thousand pings a second on the same connection."""
 
 from __future__ import annotations
 
