@@ -92,14 +92,29 @@ static bool claim_has_room(const struct claim *claim, size_t bytes_max, size_t s
     return claim->segments + segments <= TM_SEND_BATCH_SEGMENTS || claim->segments == 1;
 }
 
+/* A part that is not copied into the contiguous bytes of a write. */
+static bool part_is_segment(const tumen_part *part)
+{
+    return part->bytes.len && (part->lent || part->bytes.len >= TM_SEGMENT_BYTES_MIN);
+}
+
+/* Segments that an entry needs: one for each such part, and one for what lies before it. */
+static size_t entry_segments(const tm_entry *entry)
+{
+    size_t segments = 0;
+    for (size_t i = 0; i < entry->part_count; i++)
+        if (part_is_segment(&entry->parts[i])) segments += 2;
+    return segments;
+}
+
 static void claim_entries(struct claim *claim)
 {
     tm_entry **tail = &claim->conn->writing;
     while (claim->queue->head) {
-        size_t parts = claim->queue->head->part_count;
+        size_t segments = entry_segments(claim->queue->head);
         /* Half of a write is for the flows, when there are any. */
         bool flows = tm_flow_turn(claim->queue) != NULL;
-        if (!claim_has_room(claim, flows ? claim->bytes_max / 2 : claim->bytes_max, 2 * parts + 1))
+        if (!claim_has_room(claim, flows ? claim->bytes_max / 2 : claim->bytes_max, segments))
             return;
         tm_entry *entry = tm_sendq_pop(claim->queue);
         if (entry->flow && entry_in_fragments(claim->conn, entry)) {
@@ -107,7 +122,7 @@ static void claim_entries(struct claim *claim)
             continue;
         }
         claim->bytes += entry->weight;
-        claim->segments += 2 * parts;
+        claim->segments += segments;
         *tail = entry;
         tail = &entry->next;
     }
@@ -168,13 +183,11 @@ static void segment_out(struct build *build)
     build->start = len;
 }
 
-/* A small span of a payload is copied behind its head, another becomes a segment. None is empty: a rest of
- * nothing could not be sent. */
-static int build_span(struct build *build, tm_bytes span, bool copied)
+/* A span of a payload: a segment, or copied behind the head. None is an empty segment: a rest of nothing
+ * could not be sent. */
+static int build_span(struct build *build, tm_bytes span, bool segment)
 {
-    if (!span.len) return 0;
-    if (copied && span.len < TM_SEGMENT_BYTES_MIN)
-        return tm_buf_append(&build->conn->out, span.ptr, span.len);
+    if (!segment) return tm_buf_append(&build->conn->out, span.ptr, span.len);
     segment_out(build);
     segment_add(build, span.ptr, 0, span.len);
     return 0;
@@ -195,7 +208,8 @@ static int build_entry(struct build *build, const tm_entry *entry)
         return 0;
     }
     for (size_t i = 0; !rc && segments && i < entry->part_count; i++)
-        rc = build_span(build, tm_private(entry->parts[i].bytes), !entry->parts[i].lent);
+        rc =
+            build_span(build, tm_private(entry->parts[i].bytes), part_is_segment(&entry->parts[i]));
     return rc;
 }
 
@@ -222,7 +236,7 @@ static int build_flow(struct build *build, tm_flow *flow)
         for (size_t left = tm_sequence_part(payload, number); !rc && left;) {
             tm_bytes span = tm_entry_span(entry, &at, left);
             left -= span.len;
-            rc = build_span(build, span, true);
+            rc = build_span(build, span, span.len >= TM_SEGMENT_BYTES_MIN);
         }
         if (rc) return rc;
     }

@@ -34,7 +34,7 @@ async def node(backend: str, epmd: peers.Epmd) -> AsyncIterator[tumen.Node]:
         cookie=peers.COOKIE,
         epmd="auto",
         listen_host="127.0.0.1",
-        flags=flags.FORMS["fragments"],
+        flags=flags.FORMS["both"],
         limits=Limits(sendq_bytes_high=64 * MIB),
     ) as node:
         yield node
