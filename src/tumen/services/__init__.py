@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from .global_names import GlobalService
 from .pg import Pg
 from .pubsub import PubSubs
 
@@ -38,7 +39,9 @@ class Services:
         self._services: list[Service] = []
         self.pg = Pg(home)
         self.pubsubs = PubSubs(home)
+        self.global_names = GlobalService(home)
         self.add(self.pg)
+        self.add(self.global_names)
 
     def add(self, service: Service) -> None:
         """From now on it hears of connections."""
@@ -52,6 +55,7 @@ class Services:
         """The node is about to stop: others are to stop counting on it."""
         self.pubsubs.leave()
         self.pg.leave()
+        self.global_names.leave()
 
     def node_up(self, name: str, visible: bool) -> None:
         for service in self._services:
