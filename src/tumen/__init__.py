@@ -37,6 +37,9 @@ from .node import Monitor, Node
 from .options import Limits
 from .process import Process
 from .server import Caller, GenServer, NoReply, Stop, blocking
+from .services.global_names import GlobalNames
+from .services.pg import GroupChange, GroupMonitor, Groups
+from .services.pubsub import PubSub, Subscription
 from .workers import current_call
 
 __all__ = [
@@ -54,6 +57,10 @@ __all__ = [
     "Export",
     "Fun",
     "GenServer",
+    "GlobalNames",
+    "GroupChange",
+    "GroupMonitor",
+    "Groups",
     "ImproperList",
     "LimitExceeded",
     "Limits",
@@ -67,10 +74,12 @@ __all__ = [
     "Port",
     "Process",
     "ProcessExited",
+    "PubSub",
     "Reference",
     "RemoteError",
     "ServerDied",
     "Stop",
+    "Subscription",
     "TermMap",
     "TumenError",
     "blocking",

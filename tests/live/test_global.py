@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -258,6 +259,58 @@ async def test_a_mesh_forms_over_both_releases_and_python(
     assert await whereis(a, Atom("other")) == theirs
     assert await visible.global_names.register(name, pids[0])
     assert await whereis(b, name) == pids[0]
+
+
+async def test_nodes_that_meet_at_once_agree(
+    backend: str, epmd: peers.Epmd, start_beam: Callable[..., peers.Beam]
+) -> None:
+    old, new = peers.otp25(), peers.otp28()
+    if old is None or new is None:
+        pytest.skip("needs_erlang: both releases")
+    a, b = start_beam(old), start_beam(new)
+    async with AsyncExitStack() as stack:
+        nodes = [
+            await stack.enter_async_context(
+                make_node(cookie=peers.COOKIE, epmd="auto", visible=True)
+            )
+            for _ in range(4)
+        ]
+        names = {}
+        for place, node in enumerate(nodes):
+            names[place] = node.spawn(idle)
+            assert await node.global_names.register(place, names[place])
+        for place, beam in enumerate((a, b), len(nodes)):
+            names[place] = await beam.eval(
+                f"P = {FOREVER}, yes = global:register_name(N, P), P", N=place
+            )
+        everyone = [a.name, b.name, *(node.name for node in nodes)]
+        await asyncio.gather(
+            a.eval("net_kernel:connect_node(N)", N=Atom(b.name)),
+            *(node.connect(name) for node in nodes for name in everyone if name != node.name),
+        )
+        # Changes while they meet.
+        late = [node.spawn(idle) for node in nodes]
+        results = await asyncio.gather(
+            *(
+                node.global_names.register(Atom("late"), pid, timeout=40)
+                for node, pid in zip(nodes, late, strict=True)
+            )
+        )
+        await settled(a, b, nodes)
+        assert any(results)
+        winner = await nodes[0].global_names.whereis(Atom("late"))
+        assert winner in late
+        for node in nodes:
+            assert await node.global_names.whereis(Atom("late")) == winner
+            for place, pid in names.items():
+                assert await node.global_names.whereis(place) == pid
+        for beam in (a, b):
+            # Nobody has kept the lock.
+            lock = "global:set_lock({global, self()}, [node() | nodes()], 4)"
+            assert await beam.eval(lock, timeout=30) is True
+            assert await whereis(beam, Atom("late")) == winner
+            for place, pid in names.items():
+                assert await whereis(beam, place) == pid
 
 
 async def settled(a: peers.Beam, b: peers.Beam, nodes: list[tumen.Node]) -> None:
