@@ -42,6 +42,9 @@ from .process import Process
 from .server import Caller, GenServer, NoReply, Stop, blocking
 from .supervisor import ChildSpec, Supervisor
 from .typed import convert, mapped, record, struct
+from .services.global_names import GlobalNames
+from .services.pg import GroupChange, GroupMonitor, Groups
+from .services.pubsub import PubSub, Subscription
 from .workers import current_call
 
 __all__ = [
@@ -62,6 +65,10 @@ __all__ = [
     "Fun",
     "GenEvent",
     "GenServer",
+    "GlobalNames",
+    "GroupChange",
+    "GroupMonitor",
+    "Groups",
     "ImproperList",
     "LimitExceeded",
     "Limits",
@@ -75,12 +82,14 @@ __all__ = [
     "Port",
     "Process",
     "ProcessExited",
+    "PubSub",
     "Reference",
     "RemoteError",
     "RpcResult",
     "ServerDied",
     "Stop",
     "Supervisor",
+    "Subscription",
     "TermMap",
     "TumenError",
     "blocking",

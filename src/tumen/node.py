@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .broadcast import RpcResult
     from .calls import Destination
     from .server import GenServer
+    from .services.global_names import GlobalNames
     from .services.pg import Groups
     from .services.pubsub import PubSub
 
@@ -516,6 +517,11 @@ class Node:
         ValueError when it is open with others already, `NameClash`.
         """
         return self._running.services.pubsubs.open(name, adapter, pool_size)
+
+    @property
+    def global_names(self) -> GlobalNames:
+        """Names for the whole cluster, as Erlang's `global` has them. See `GlobalNames`."""
+        return self._running.services.global_names.names
 
     # -- processes
 

@@ -142,7 +142,7 @@ class Process(CoreProcess):
     ) -> None:
         """Prints to an I/O device, by default the group leader. As `Node.put_chars`."""
         text = sep.join(map(str, args)) + end
-        where = self._home.group_leader if device is None else device
+        where = self.group_leader if device is None else device
         await broadcast.put_chars(self._home, where, text, timeout)
 
     def send_after(self, delay: float, dest: Destination, message: Any) -> Timer:

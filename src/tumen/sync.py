@@ -11,8 +11,9 @@ here is reached through ``sync_node.node`` and `run`.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from . import node as _node
 from .errors import TumenError
@@ -220,6 +221,22 @@ class Node:
     def exit(self, pid: Pid, reason: Any) -> None:
         self._do(self.node.exit, pid, reason)
 
+    # -- groups and names
+
+    @property
+    def pg(self) -> Any:
+        """`tumen.Node.pg` with blocking methods; what is an async iterator there is one here."""
+        return _Blocking(self, self._do(lambda: self.node.pg))
+
+    @property
+    def global_names(self) -> Any:
+        """`tumen.Node.global_names` with blocking methods."""
+        return _Blocking(self, self._do(lambda: self.node.global_names))
+
+    def pubsub(self, name: str | Atom, **options: Any) -> Any:
+        """`tumen.Node.pubsub` with blocking methods; subscriptions are iterators."""
+        return _Blocking(self, self._do(self.node.pubsub, name, **options))
+
     # -- processes
 
     def spawn(
@@ -248,6 +265,45 @@ class Node:
         self, module: str, function: str, call: Callable[..., Any], *, inline: bool = False
     ) -> None:
         self.node.expose(module, function, call, inline=inline)
+
+
+class _Blocking:
+    """An object of the node's loop, for other threads: its methods block until they are done."""
+
+    def __init__(self, node: Node, target: Any) -> None:
+        self._node = node
+        self._target = target
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._target, name)
+        if not callable(found):
+            return found
+
+        async def work(*args: Any, **options: Any) -> Any:
+            result = found(*args, **options)
+            return await result if inspect.isawaitable(result) else result
+
+        def call(*args: Any, **options: Any) -> Any:
+            result = self._node.run(work(*args, **options))
+            return _Blocking(self._node, result) if hasattr(result, "__anext__") else result
+
+        return call
+
+    def __iter__(self) -> Iterator[Any]:
+        async def following() -> Any:
+            return await anext(self._target, _END)
+
+        while (item := self._node.run(following())) is not _END:
+            yield item
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+_END: Final = object()
 
 
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:

@@ -73,6 +73,10 @@ async def test_beam_prints_to_our_user(
 async def test_what_we_run_on_a_beam_prints_here(
     node: tumen.Node, shared_beam: peers.Beam, output: Output
 ) -> None:
+    assert await node.rpc(shared_beam.name, "io", "format", [b"rpc: ~p~n", [1]]) == Atom("ok")
+    assert output.text == "rpc: 1\n"
+    await node.spawn_remote(shared_beam.name, "io", "put_chars", ["spawned\n"])
+    await output.shows("spawned\n")
     node.rpc_cast(shared_beam.name, "io", "format", [b"cast: ~p~n", [[Atom("x"), {1: 2}]]])
     await output.shows("cast: [x,#{1 => 2}]\n")
     pid = await shared_beam.eval(
@@ -308,13 +312,23 @@ async def test_python_prints_to_the_user_of_a_beam(node: tumen.Node, beam: peers
     await until(lambda: "hello from Python" in beam.log())
 
 
-async def test_process_prints_to_its_own_node_by_default(node: tumen.Node, output: Output) -> None:
+async def test_process_prints_to_its_group_leader(
+    node: tumen.Node, shared_beam: peers.Beam, output: Output
+) -> None:
+    """Its own node's at first."""
+    device = await shared_beam.eval(DEVICE)
+
     async def main(proc: tumen.Process) -> None:
         await proc.print("one", 2, sep="-")
+        proc.group_leader = device
+        await proc.print("over there")
 
     pid = node.spawn(main)
     await output.shows("one-2\n")
     assert await node.join(pid) in (Atom("normal"), Atom("noproc"))
+    assert await shared_beam.eval("D ! {get, self()}, receive {got, L} -> L end", D=device) == [
+        b"over there\n"
+    ]
 
 
 # -- trouble

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from ..errors import TumenError
 from .io import IoServer
 from .logger import LoggerProxy
+from .global_names import GlobalService
 from .pg import Pg
 from .pubsub import PubSubs
 from .rex import Rex
@@ -114,7 +115,9 @@ class Services:
         self.add(Kept(home, Rex, "rex"))
         self.pg = Pg(home)
         self.pubsubs = PubSubs(home)
+        self.global_names = GlobalService(home)
         self.add(self.pg)
+        self.add(self.global_names)
 
     def add(self, service: Service) -> None:
         """From now on it hears of connections."""
@@ -128,6 +131,7 @@ class Services:
         """The node is about to stop: others are to stop counting on it."""
         self.pubsubs.leave()
         self.pg.leave()
+        self.global_names.leave()
 
     def node_up(self, name: str, visible: bool) -> None:
         for service in self._services:

@@ -414,10 +414,10 @@ class Pg:
     def scope(self, name: str | Atom) -> _Scope:
         """The scope of that name, started now if need be. `NameClash`."""
         atom = name if isinstance(name, Atom) else Atom(name)
+        if self._closed:
+            raise TumenError(f"{self.home.options.name} is stopping")
         found = self._scopes.get(atom)
         if found is None:
-            if self._closed:
-                raise TumenError(f"{self.home.core.own} is stopping")
             found = self._scopes[atom] = _Scope(self, atom)
         return found
 
