@@ -459,14 +459,32 @@ def test_generic_class_is_read_for_its_argument() -> None:
     assert refusal({b"items": [], b"next": {b"items": [1]}}, Page[str]).path == "$.next.items[0]"
 
 
-def test_recursive_type_too_deep_is_a_limit_not_a_crash() -> None:
-    term: Any = None
-    for _ in range(900):
-        term = {STRUCT: Atom("Elixir.Shop.Ring"), Atom("next"): term}
-    data = encode(term)
-    with pytest.raises(LimitExceeded) as caught:
-        decode(data, as_=Ring)
-    assert "recursion" in caught.value.limit
+RECORD_END = (Atom("item"), b"a", 1.5, Atom("new"), [])
+
+
+@pytest.mark.parametrize(
+    ("as_", "end", "wrap"),
+    [
+        (Ring, None, lambda term: {STRUCT: Atom("Elixir.Shop.Ring"), Atom("next"): term}),
+        (Item, RECORD_END, lambda term: (*RECORD_END[:4], [term])),
+        (Page[Any], None, lambda term: {Atom("items"): [], Atom("next"): term}),
+        (Settings, {b"name": b""}, lambda term: {b"name": b"", b"inner": [term]}),
+    ],
+)
+def test_recursive_type_too_deep_is_a_limit_not_a_crash(as_: Any, end: Any, wrap: Any) -> None:
+    term = end
+    for _ in range(20_000):
+        term = wrap(term)
+    for read in (
+        lambda: convert(term, as_),
+        lambda: decode(encode(term), as_=as_, depth_max=90_000),
+    ):
+        with pytest.raises(LimitExceeded) as caught:
+            read()
+        assert "recursion" in caught.value.limit
+
+
+def test_recursive_type_is_read_as_deep_as_python_goes() -> None:
     shallow = {STRUCT: Atom("Elixir.Shop.Ring"), Atom("next"): None}
     assert both(shallow, Ring) == Ring()
 

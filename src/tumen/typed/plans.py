@@ -4,9 +4,8 @@ Here are what a plan is and the plans of types without parts. Reading never trie
 and for a map or tuple what it is tagged with, decides on the one plan that reads it, so a hostile
 term costs no more than its size.
 
-The hot paths are the C loops of Python: a plan says which classes of terms it returns unchanged
-(`exact`), and a row of fields remembers, for each combination of classes that it has met, which
-fields are left to be read.
+The loops over fields and items are in `tumen._term` (Row, Each, MapRow, RecordRow): a plan says
+which classes of terms it returns unchanged (`exact`), so that most fields cost a comparison.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from tumen._term import (
     Export,
     Fun,
     ImproperList,
+    Mismatch,
     Pid,
     Port,
     Reference,
@@ -58,23 +58,6 @@ NO_BINARIES, TEXT, RAW = 0, 1, 2
 
 
 # -- errors ---------------------------------------------------------------------------------------
-
-
-class Mismatch(Exception):
-    """A term is not of its type, or a value has no term. Never leaves this package.
-
-    `steps` lead to it, the innermost first: each level that it passes adds its own.
-    """
-
-    def __init__(self, expected: str, found: str, hint: str = "") -> None:
-        super().__init__(expected, found)
-        self.expected = expected
-        self.found = found
-        self.hint = hint
-        self.steps: list[str] = []
-
-    def path(self) -> str:
-        return "$" + "".join(reversed(self.steps))
 
 
 def shown(value: Any) -> str:

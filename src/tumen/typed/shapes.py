@@ -13,7 +13,6 @@ import importlib
 import inspect
 import sys
 import typing
-from collections.abc import Callable
 from typing import (
     Annotated,
     Any,
@@ -27,7 +26,7 @@ from typing import (
     get_type_hints,
 )
 
-from tumen._term import Atom
+from tumen._term import Atom, FormWriter
 
 __all__ = [
     "FORM_ATTRIBUTE",
@@ -109,26 +108,20 @@ class Form:
     keys: Literal["atoms", "binaries"] = "atoms"
     none: Any = None
     forbid_unknown: bool = False
-    # The class that `write` is for; a subclass inherits the attribute, not the form.
+    # The class that `writer` is for; a subclass inherits the attribute, not the form.
     owner: type | None = None
-    write: Callable[[Any], Any] | None = None
-    # Record: what to call the elements of its tuple in an error, the name first.
-    names: tuple[str, ...] | None = None
+    writer: FormWriter | None = None
 
-    def term(self, value: Any) -> Any:
-        """`value` as a dict or tuple whose parts `encode` takes; None if its class is not
-        registered itself. EncodeError for a part that has no term; a TypeError for a class whose
-        fields have no form."""
-        cls = type(value)
-        if cls is not self.owner:
-            if form_of(cls) is not self:
-                return None
-            # Late: the compiler is made of the modules that import this one.
-            compiler = importlib.import_module("tumen.typed.compiler")
-            self.write = compiler.writer_of_form(cls, self)
-            self.owner = cls
-        assert self.write is not None
-        return self.write(value)
+    def prepare(self, cls: type) -> bool:
+        """Makes the writer; False if the class is not registered itself. `encode` calls it for the
+        first instance; TypeError for a class whose fields have no form."""
+        if form_of(cls) is not self:
+            return False
+        # Late: the compiler is made of the modules that import this one.
+        compiler = importlib.import_module("tumen.typed.compiler")
+        self.writer = compiler.writer_of_form(cls, self)
+        self.owner = cls
+        return True
 
 
 def form_of(cls: type) -> Form | None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tumen._term import Atom
+from tumen._term import Atom, Mismatch
 from tumen.typed.plans import (
     ATOM_CLASSES,
     MAPS,
     NOTHING,
     STRUCT,
     Head,
-    Mismatch,
     Plan,
     Reader,
     Writer,
