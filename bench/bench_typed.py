@@ -21,8 +21,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import tumen
 from bench_codec import ROUNDS, calls_for, seconds_per_call
+
+import tumen
 
 
 @tumen.struct("Elixir.Bench.Address")

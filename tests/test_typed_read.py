@@ -30,6 +30,8 @@ from tumen import (
 from tumen.typed import AsAtom, AsCharlist
 from typed_types import (
     Address,
+    Book,
+    Chapter,
     Color,
     Even,
     Everything,
@@ -457,6 +459,14 @@ def test_generic_class_is_read_for_its_argument() -> None:
     assert both({b"items": [1]}, Page[int]) == Page([1])
     assert both({b"items": [1, b"a"]}, Page) == Page([1, b"a"])
     assert refusal({b"items": [], b"next": {b"items": [1]}}, Page[str]).path == "$.next.items[0]"
+
+
+def test_generic_class_keeps_what_its_bases_were_given() -> None:
+    term = {b"items": [[b"a"]], b"head": b"h", b"title": b"t"}
+    assert both(term, Book) == Book([["a"]], None, "h", "t")
+    assert both({b"items": [[1]], b"head": 2}, Chapter[int]) == Chapter([[1]], None, 2)
+    assert refusal({b"items": [b"a"]}, Book).path == "$.items[0]"
+    assert refusal({b"items": [], b"head": 1}, Book).path == "$.head"
 
 
 RECORD_END = (Atom("item"), b"a", 1.5, Atom("new"), [])

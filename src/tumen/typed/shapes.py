@@ -16,6 +16,7 @@ import typing
 from typing import (
     Annotated,
     Any,
+    Generic,
     Literal,
     NamedTuple,
     NotRequired,
@@ -181,14 +182,42 @@ def substituted(hint: Any, arguments: dict[Any, Any]) -> Any:
     return hint[tuple(arguments.get(parameter, parameter) for parameter in parameters)]
 
 
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: type, arguments: dict[Any, Any]) -> dict[str, Any]:
+    """The resolved hints, the type variables of the class and of its bases replaced."""
     try:
-        return get_type_hints(cls, include_extras=True)
+        hints = get_type_hints(cls, include_extras=True)
     except NameError as error:
         raise TypeError(
             f"{cls.__qualname__}: an annotation cannot be resolved, {error}; "
             "its names must be global in its module"
         ) from error
+    scopes: dict[type, dict[Any, Any]] = {}
+    _enter_scopes(cls, arguments, scopes)
+    for base in reversed(cls.__mro__):
+        for name in inspect.get_annotations(base):
+            if name in hints and _owner(cls, name) is base:
+                hints[name] = substituted(hints[name], scopes.get(base, {}))
+    return hints
+
+
+def _owner(cls: type, name: str) -> type:
+    """The class whose annotation of that name holds."""
+    return next(base for base in cls.__mro__ if name in inspect.get_annotations(base))
+
+
+def _enter_scopes(cls: type, arguments: dict[Any, Any], scopes: dict[type, dict[Any, Any]]) -> None:
+    """What stands for the type variables of the class and of each base: one variable may stand for
+    different types in the two."""
+    scopes[cls] = arguments
+    for base in cls.__dict__.get("__orig_bases__", ()):
+        origin = get_origin(base)
+        if isinstance(origin, type) and origin is not Generic:
+            given = [substituted(argument, arguments) for argument in get_args(base)]
+            _enter_scopes(origin, dict(zip(_parameters(origin), given, strict=False)), scopes)
+
+
+def _parameters(cls: type) -> tuple[Any, ...]:
+    return tuple(getattr(cls, "__parameters__", ()))
 
 
 def _field(
@@ -202,14 +231,14 @@ def _field(
 
 
 def _dataclass(cls: type, arguments: dict[Any, Any]) -> Shape:
-    hints = _hints(cls)
+    hints = _hints(cls, arguments)
     for name, hint in hints.items():
         if isinstance(hint, dataclasses.InitVar):
             raise TypeError(f"{cls.__qualname__}.{name}: an InitVar is in no term")
     fields = [
         _field(
             field.name,
-            substituted(hints[field.name], arguments),
+            hints[field.name],
             field.default is MISSING and field.default_factory is MISSING,
             keyword=bool(field.kw_only),
         )
@@ -220,22 +249,21 @@ def _dataclass(cls: type, arguments: dict[Any, Any]) -> Shape:
 
 
 def _named_tuple(cls: Any, arguments: dict[Any, Any]) -> Shape:
-    hints = _hints(cls)
+    hints = _hints(cls, arguments)
     fields = [
-        _field(name, substituted(hints.get(name, Any), arguments), name not in cls._field_defaults)
-        for name in cls._fields
+        _field(name, hints.get(name, Any), name not in cls._field_defaults) for name in cls._fields
     ]
     return Shape("namedtuple", cls, tuple(fields))
 
 
 def _typed_dict(cls: Any, arguments: dict[Any, Any]) -> Shape:
     fields = []
-    for name, whole in _hints(cls).items():
+    for name, whole in _hints(cls, arguments).items():
         # The interpreter's own sets are wrong where annotations are texts; the hints are not.
         required, hint = name in cls.__required_keys__, whole
         while get_origin(hint) in (Required, NotRequired):
             required, hint = get_origin(hint) is Required, get_args(hint)[0]
-        fields.append(_field(name, substituted(hint, arguments), required, keyword=True))
+        fields.append(_field(name, hint, required, keyword=True))
     return Shape("typeddict", cls, tuple(fields))
 
 
