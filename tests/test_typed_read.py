@@ -184,6 +184,22 @@ def test_text_and_bytes_do_not_depend_on_the_binaries_option() -> None:
         assert (made.text, made.data) == ("é", b"a")
 
 
+def test_text_beside_bytes_is_text_too() -> None:
+    as_ = list[tuple[str, bytes, str | None, Level | str, Annotated[str, "note"]]]
+    data = "é".encode()
+    assert both([(data, data, data, data, data)], as_) == [("é", data, "é", "é", "é")]
+    assert both([(data, data, None, b"", b"")], as_) == [("é", data, None, "", "")]
+    for place in (0, 2, 3, 4):
+        row = [b"", b"", b"", b"", b""]
+        row[place] = b"\xff"
+        assert refusal([tuple(row)], as_).path == f"$[0][{place}]"
+
+
+def test_error_names_some_of_many_values() -> None:
+    many = Literal[tuple(range(100))]  # type: ignore[valid-type]
+    assert refusal(100, many).expected.endswith("the integer 15 or one of 84 others")  # type: ignore[union-attr]
+
+
 def test_whatever_is_typed_any_stays_as_decode_gives_it() -> None:
     term = {Atom("x"): 1, Atom("y"): [b"text", {b"k": b"v"}]}
     assert both(term, Plain) == Plain(1, [b"text", {b"k": b"v"}])

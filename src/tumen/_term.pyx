@@ -1755,10 +1755,12 @@ cdef class Part:
     cdef object exact                      # a frozenset of classes; None: all
     cdef PyTypeObject *kept[EXACT_KEPT]    # borrowed from exact
     cdef Py_ssize_t count                  # of kept; more than EXACT_KEPT: look into exact
+    cdef bint decodes                      # bytes become the str whose UTF-8 they are
 
     def __cinit__(self, plan):
         cdef Py_ssize_t place = 0
         self.plan = plan
+        self.decodes = plan.decodes
         self.exact = plan.exact
         self.count = 0 if self.exact is None else len(self.exact)
         if self.exact is not None and self.count <= EXACT_KEPT:
@@ -1779,7 +1781,14 @@ cdef class Part:
         return False
 
     cdef inline object value(self, object term):
-        return term if self.unchanged(term) else self.plan.read(term)
+        if self.unchanged(term):
+            return term
+        if self.decodes and type(term) is bytes:
+            try:
+                return (<bytes>term).decode("utf-8")
+            except UnicodeDecodeError:
+                pass  # the plan says what is wrong
+        return self.plan.read(term)
 
 
 cdef tuple parts_of(object plans):

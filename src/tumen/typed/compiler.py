@@ -275,7 +275,9 @@ def flipped(test: Callable[[Any, Any], bool], bound: Any, value: Any) -> bool:
 
 def limited(inner: Plan, limits: Sequence[Limit]) -> Plan:
     words = ", ".join(word for word, _ in limits)
-    plan = dataclasses.replace(inner, expected=f"{inner.expected} {words}", exact=NOTHING)
+    plan = dataclasses.replace(
+        inner, expected=f"{inner.expected} {words}", exact=NOTHING, decodes=False
+    )
     plan.parts = [*inner.parts, inner]
 
     def reader(term: Any) -> Any:

@@ -37,6 +37,8 @@ from tumen.typed.shapes import (
 
 # Characters of a term that an error shows.
 SHOWN_MAX: Final = 64
+# Values of a Literal or an Enum that an error names, count.
+WORDS_MAX: Final = 16
 
 STRUCT: Final = Atom("__struct__")
 UNDEFINED: Final = Atom("undefined")
@@ -128,6 +130,7 @@ class Plan:
     takes:    classes of terms that it reads; a union gives it those
     also:     classes that it reads too, unless another member of the union takes them
     exact:    classes whose terms are returned as they are; None: all
+    decodes:  whether a binary is the `str` whose UTF-8 it is; if not, `read` says so
     read:     term → value; raises Mismatch
     write:    value → what `encode` takes; None: the value itself
     fits:     whether a value can be one of the type, for the writer of a union
@@ -142,6 +145,7 @@ class Plan:
     takes: frozenset[type] = NOTHING
     also: frozenset[type] = NOTHING
     exact: frozenset[type] | None = NOTHING
+    decodes: bool = False
     read: Reader = unfinished
     write: Writer | None = None
     fits: Callable[[Any], bool] = unfinished
@@ -247,6 +251,7 @@ def _text() -> Plan:
         {bytes: bytes.decode, memoryview: lambda view: str(view, "utf-8")},
         TEXT,
     )
+    plan.decodes = True
     inner = plan.read
 
     def reader(term: Any) -> Any:
@@ -375,6 +380,8 @@ def closed(pairs: Iterable[tuple[Any, Any]]) -> Plan:
             table.setdefault(type(form), {}).setdefault(form, value)
         back.setdefault((type(value), value), term)
         words.append(described(term))
+    if len(words) > WORDS_MAX:
+        words[WORDS_MAX:] = [f"one of {len(words) - WORDS_MAX} others"]
     plan.expected = " or ".join(words)
     plan.takes = frozenset(table)
     plan.values = table

@@ -41,6 +41,8 @@ def union_plan(members: Sequence[Plan]) -> Plan:
             known.update((member.values or {}).get(kind, {}))
         if len(here) == 1:
             reader = late(here[0])
+            if kind is bytes:
+                plan.decodes = here[0].decodes and not known
             if not known and here[0].exact is not None and kind in here[0].exact:
                 exact.add(kind)
         else:
