@@ -1806,12 +1806,19 @@ cdef class Each:
 
     def read(self, terms, /):
         cdef Part part = self.part
-        cdef list values = []
+        cdef list values = list(terms)
+        cdef Py_ssize_t place = 0
+        # Most lists are of one kind that stays as it is: then the copy is all that there is to do.
+        while place < len(values) and part.unchanged(values[place]):
+            place += 1
+        if place == len(values):
+            return values
         try:
-            for term in terms:
-                values.append(part.value(term))
+            while place < len(values):
+                values[place] = part.value(values[place])
+                place += 1
         except Mismatch as error:
-            error.steps.append(f"[{len(values)}]")
+            error.steps.append(f"[{place}]")
             raise
         return values
 
