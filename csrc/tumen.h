@@ -283,9 +283,13 @@ enum tumen_send_flags {
  * target is 0, as in Erlang. from 0: sent by no process. */
 TUMEN_API int tumen_send(tumen_node *node, tumen_key from, const tumen_target *to,
                          tumen_bytes message, unsigned flags);
-/* The same for a message whose large segments are lent: parts are sent in order, concatenated; a part
- * with lent != 0 is not copied and stays readable and unchanged until TUMEN_EVENT_RETURNED with
- * that number comes (also when the send fails later; not when this call fails). */
+/* Parts of one message, count: each may need two segments of the one write that it goes out with. */
+enum tumen_part_limits { TUMEN_PARTS_MAX = 31 };
+
+/* The same for a message whose large segments are lent: 1 to TUMEN_PARTS_MAX parts, or TM_EUSE_ARG,
+ * are sent in order, concatenated; a part with lent != 0 is not copied and stays readable and
+ * unchanged until TUMEN_EVENT_RETURNED with that number comes (also when the send fails later; not
+ * when this call fails). */
 typedef struct tumen_part {
     tumen_bytes bytes;
     uint64_t lent; /* 0: copied; else the caller's number for it */

@@ -30,6 +30,8 @@ from tumen import (
 from tumen.typed import AsAtom, AsCharlist
 from typed_types import (
     Address,
+    Book,
+    Chapter,
     Color,
     Even,
     Everything,
@@ -180,6 +182,22 @@ def test_text_and_bytes_do_not_depend_on_the_binaries_option() -> None:
     for binaries in ("bytes", "utf8"):
         made = decode(data, as_=Local, binaries=binaries)  # type: ignore[call-overload]
         assert (made.text, made.data) == ("é", b"a")
+
+
+def test_text_beside_bytes_is_text_too() -> None:
+    as_ = list[tuple[str, bytes, str | None, Level | str, Annotated[str, "note"]]]
+    data = "é".encode()
+    assert both([(data, data, data, data, data)], as_) == [("é", data, "é", "é", "é")]
+    assert both([(data, data, None, b"", b"")], as_) == [("é", data, None, "", "")]
+    for place in (0, 2, 3, 4):
+        row = [b"", b"", b"", b"", b""]
+        row[place] = b"\xff"
+        assert refusal([tuple(row)], as_).path == f"$[0][{place}]"
+
+
+def test_error_names_some_of_many_values() -> None:
+    many = Literal[tuple(range(100))]  # type: ignore[valid-type]
+    assert refusal(100, many).expected.endswith("the integer 15 or one of 84 others")  # type: ignore[union-attr]
 
 
 def test_whatever_is_typed_any_stays_as_decode_gives_it() -> None:
@@ -459,14 +477,40 @@ def test_generic_class_is_read_for_its_argument() -> None:
     assert refusal({b"items": [], b"next": {b"items": [1]}}, Page[str]).path == "$.next.items[0]"
 
 
-def test_recursive_type_too_deep_is_a_limit_not_a_crash() -> None:
-    term: Any = None
-    for _ in range(900):
-        term = {STRUCT: Atom("Elixir.Shop.Ring"), Atom("next"): term}
-    data = encode(term)
-    with pytest.raises(LimitExceeded) as caught:
-        decode(data, as_=Ring)
-    assert "recursion" in caught.value.limit
+def test_generic_class_keeps_what_its_bases_were_given() -> None:
+    term = {b"items": [[b"a"]], b"head": b"h", b"title": b"t"}
+    assert both(term, Book) == Book([["a"]], None, "h", "t")
+    assert both({b"items": [[1]], b"head": 2}, Chapter[int]) == Chapter([[1]], None, 2)
+    assert refusal({b"items": [b"a"]}, Book).path == "$.items[0]"
+    assert refusal({b"items": [], b"head": 1}, Book).path == "$.head"
+
+
+RECORD_END = (Atom("item"), b"a", 1.5, Atom("new"), [])
+
+
+@pytest.mark.parametrize(
+    ("as_", "end", "wrap"),
+    [
+        (Ring, None, lambda term: {STRUCT: Atom("Elixir.Shop.Ring"), Atom("next"): term}),
+        (Item, RECORD_END, lambda term: (*RECORD_END[:4], [term])),
+        (Page[Any], None, lambda term: {Atom("items"): [], Atom("next"): term}),
+        (Settings, {b"name": b""}, lambda term: {b"name": b"", b"inner": [term]}),
+    ],
+)
+def test_recursive_type_too_deep_is_a_limit_not_a_crash(as_: Any, end: Any, wrap: Any) -> None:
+    term = end
+    for _ in range(20_000):
+        term = wrap(term)
+    for read in (
+        lambda: convert(term, as_),
+        lambda: decode(encode(term), as_=as_, depth_max=90_000),
+    ):
+        with pytest.raises(LimitExceeded) as caught:
+            read()
+        assert "recursion" in caught.value.limit
+
+
+def test_recursive_type_is_read_as_deep_as_python_goes() -> None:
     shallow = {STRUCT: Atom("Elixir.Shop.Ring"), Atom("next"): None}
     assert both(shallow, Ring) == Ring()
 

@@ -101,6 +101,18 @@ class Page(Generic[T]):
     next: Page[T] | None = None
 
 
+@dataclass
+class Chapter(Page[list[T]], Generic[T]):
+    """The variable of the base stands for another type than its own of the same name."""
+
+    head: T | None = None
+
+
+@dataclass
+class Book(Chapter[str]):
+    title: str = ""
+
+
 class Pair(NamedTuple):
     left: int
     right: str

@@ -3,6 +3,8 @@
 #include "mapper.h"
 #include "node.h"
 
+static_assert(TUMEN_PARTS_MAX == TM_PARTS_MAX, "what tumen.h says of tumen_send_parts");
+
 static const struct {
     int code;
     const char *text;

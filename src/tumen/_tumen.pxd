@@ -212,6 +212,9 @@ cdef extern from "csrc/tumen.h" nogil:
         TUMEN_SEND_NOCONNECT
 
     int tumen_send(tumen_node *node, tumen_key, const tumen_target *to, tumen_bytes message, unsigned int flags) noexcept
+    enum tumen_part_limits:
+        TUMEN_PARTS_MAX
+
     ctypedef struct tumen_part:
         tumen_bytes bytes
         uint64_t lent

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import operator
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from tumen._term import Atom
-from tumen.errors import EncodeError
-from tumen.typed.containers import row
+from tumen._term import Atom, FormWriter, Maker, MapRow, Mismatch, RecordRow, Row
 from tumen.typed.plans import (
     MAPS,
     STRUCT,
-    Mismatch,
     Plan,
     Reader,
     Writer,
@@ -37,32 +33,11 @@ KEYS_OF: Final[dict[str, tuple[type, ...]]] = {
 }
 
 
-def several(get: Callable[..., Callable[[Any], Any]], names: Sequence[Any]) -> Callable[[Any], Any]:
-    """operator.itemgetter or attrgetter that answers a tuple for any number of names."""
-    if not names:
-        return lambda value: ()
-    if len(names) == 1:
-        one = get(names[0])
-        return lambda value: (one(value),)
-    return get(*names)
-
-
-def maker(shape: Shape) -> Callable[[Sequence[Any]], Any]:
+def maker(shape: Shape) -> Maker:
     """Makes a value of all its fields, in their order."""
-    cls: Any = shape.cls
-    names = [field.name for field in shape.fields]
-    if shape.kind == "typeddict":
-        return lambda values: dict(zip(names, values, strict=True))
-    if any(field.keyword for field in shape.fields):
-        return lambda values: built(cls, dict(zip(names, values, strict=True)))
-
-    def make(values: Sequence[Any]) -> Any:
-        try:
-            return cls(*values)
-        except (TypeError, ValueError) as error:
-            raise refused_by(cls, error) from error
-
-    return make
+    keyword = any(field_.keyword for field_ in shape.fields)
+    names = tuple(field_.name for field_ in shape.fields) if keyword else None
+    return Maker(shape.cls, names, shape.kind == "typeddict", refused_by)
 
 
 def built(cls: Any, values: dict[str, Any]) -> Any:
@@ -96,33 +71,17 @@ class MapReader:
         self.shape = shape
         self.tag = tag
         self.forbid_unknown = forbid_unknown
-        self.steps = [key_step(field.key) for field in shape.fields]
-        self.keys = {form: [KEYS[form](field.key) for field in shape.fields] for form in forms}
+        self.steps = [key_step(field_.key) for field_ in shape.fields]
+        self.keys = {
+            form: tuple(KEYS[form](field_.key) for field_ in shape.fields) for form in forms
+        }
 
     def reader(self) -> Reader:
         """The quick way, for a map that has all fields; `slow` for any other."""
-        tag, slow, forbid_unknown = self.tag, self.slow, self.forbid_unknown
-        size = len(self.shape.fields) + (tag is not None)
-        getters = {form: several(operator.itemgetter, keys) for form, keys in self.keys.items()}
-        only = getters[Atom] if self.keys.keys() == {Atom} else None
-        read_row = row(self.plans, self.steps)
-        make = maker(self.shape)
-
-        def reader(term: Any) -> Any:
-            if type(term) is not dict:
-                return slow(term)
-            get = only or getters.get(type(next(iter(term), None)))
-            if get is None or (forbid_unknown and len(term) != size):
-                return slow(term)
-            try:
-                if tag is not None and term[STRUCT] != tag:
-                    return slow(term)
-                terms = get(term)
-            except KeyError:
-                return slow(term)
-            return make(read_row(terms))
-
-        return reader
+        head = None if self.tag is None else (STRUCT, self.tag)
+        size = len(self.steps) + (head is not None) if self.forbid_unknown else -1
+        row = Row(self.plans, self.steps)
+        return MapRow(row, maker(self.shape), self.keys, head, size, self.slow).read
 
     def slow(self, term: Any) -> Any:
         """Any term: fields that are missing get their default, and what is wrong is named."""
@@ -155,16 +114,8 @@ class MapReader:
 
 
 def record_reader(plan: Plan, shape: Shape, tag: Atom) -> Reader:
-    expected, size = plan.expected, 1 + len(shape.fields)
-    read_row = row(plan.parts, [f".{field_.name}" for field_ in shape.fields])
-    make = maker(shape)
-
-    def reader(term: Any) -> Any:
-        if type(term) is not tuple or len(term) != size or term[0] != tag:
-            raise Mismatch(expected, described(term))
-        return make(read_row(term[1:]))
-
-    return reader
+    row = Row(plan.parts, [f".{field_.name}" for field_ in shape.fields])
+    return RecordRow(row, maker(shape), tag, plan.refuse).read
 
 
 def typed_dict_writer(shape: Shape, plans: Sequence[Plan], as_atom: bool) -> Writer:
@@ -218,59 +169,16 @@ def is_unset(value: Any) -> bool:
     return msgspec is not None and (value is msgspec.UNSET or value is msgspec.UnsetType)
 
 
-def form_writer(shape: Shape, form: Form, plans: Sequence[Plan]) -> Writer:
-    """What makes of an instance the dict or tuple that stands for it; raises EncodeError."""
-    cls = shape.cls
+def form_writer(shape: Shape, form: Form, plans: Sequence[Plan]) -> FormWriter:
+    """What takes the instances of a registered class apart."""
     names = [field_.name for field_ in shape.fields]
-    get = several(operator.attrgetter, names)
-    steps = [
-        f".{field_.name}" if form.kind == "record" else key_step(field_.key)
-        for field_ in shape.fields
-    ]
-    writers = [(place, plan.write) for place, plan in enumerate(plans) if plan.write is not None]
-
-    def parts(value: Any) -> Sequence[Any]:
-        given: tuple[Any, ...] = get(value)
-        if not writers:
-            return given
-        terms = list(given)
-        place = 0
-        try:
-            for place, write in writers:
-                if not is_unset(terms[place]):
-                    terms[place] = write(terms[place])
-        except Mismatch as error:
-            error.steps.append(steps[place])
-            raise
-        return terms
-
+    writers = [plan.write for plan in plans]
     if form.kind == "record":
-        tag = form.tag
-        form.names = ("name of the record", *names)
-        return checked_writer(cls, lambda value: (tag, *parts(value)))
+        words = [".name of the record", *(f".{name}" for name in names)]
+        return FormWriter(names, (form.tag,), None, writers, words, None)
     make_key = KEYS[KEYS_OF[form.keys][-1]]
     keys = [make_key(field_.key) for field_ in shape.fields]
-    head = {} if form.tag is None else {STRUCT: form.tag}
-
-    def writer(value: Any) -> Any:
-        pairs = zip(keys, parts(value), strict=True)
-        if shape.kind == "msgspec":
-            return head | {key: part for key, part in pairs if not is_unset(part)}
-        return head | dict(pairs)
-
-    return checked_writer(cls, writer)
-
-
-def checked_writer(cls: type, writer: Writer) -> Writer:
-    def checked(value: Any) -> Any:
-        try:
-            return writer(value)
-        except Mismatch as error:
-            message = f"expected {error.expected}, found {error.found}"
-            raise EncodeError(message, path=error.path(), hint=error.hint) from error.__cause__
-        except AttributeError as error:
-            raise EncodeError(f"{cls.__qualname__} lacks a field: {error}") from error
-        except RecursionError:
-            raise EncodeError(f"a value in {cls.__qualname__} is nested too deep") from None
-
-    return checked
+    words = [key_step(field_.key) for field_ in shape.fields]
+    head = () if form.tag is None else (STRUCT, form.tag)
+    unset = sys.modules["msgspec"].UNSET if shape.kind == "msgspec" else None
+    return FormWriter(names, head, keys, writers, words, unset)

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar, get_args, get_origin
 
-from tumen._term import Atom
+from tumen._term import Atom, FormWriter
 from tumen.typed.classes import (
     KEYS_OF,
     MapReader,
@@ -40,7 +40,6 @@ from tumen.typed.plans import (
     LEAVES,
     NOTHING,
     Plan,
-    Writer,
     enumeration,
     literal,
 )
@@ -188,7 +187,7 @@ class Compiler:
             plan.read = record_reader(plan, shape, form.tag)
         elif form is None and shape.kind == "namedtuple":
             steps = [f"[{place}]" for place in range(len(shape.fields))]
-            plan.read = row_reader(plan.parts, steps, maker(shape))
+            plan.read = row_reader(plan.parts, steps, maker(shape).make)
             plan.write = row_writer(plan.parts)
         else:
             forbid_unknown = shape.forbid_unknown or (form is not None and form.forbid_unknown)
@@ -276,7 +275,9 @@ def flipped(test: Callable[[Any, Any], bool], bound: Any, value: Any) -> bool:
 
 def limited(inner: Plan, limits: Sequence[Limit]) -> Plan:
     words = ", ".join(word for word, _ in limits)
-    plan = dataclasses.replace(inner, expected=f"{inner.expected} {words}", exact=NOTHING)
+    plan = dataclasses.replace(
+        inner, expected=f"{inner.expected} {words}", exact=NOTHING, decodes=False
+    )
     plan.parts = [*inner.parts, inner]
 
     def reader(term: Any) -> Any:
@@ -311,8 +312,8 @@ def compiled(hint: Any) -> Plan:
 kept = functools.lru_cache(maxsize=ALIASES_MAX)(compiled)
 
 
-def writer_of_form(cls: type, form: Form) -> Writer:
-    """What makes of an instance the dict or tuple that stands for it; raises EncodeError."""
+def writer_of_form(cls: type, form: Form) -> FormWriter:
+    """What takes the instances of the class apart."""
     shape = shape_of(cls, {})
     if shape is None:
         raise TypeError(f"{cls.__qualname__} has no fields: it is no dataclass")

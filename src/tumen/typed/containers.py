@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Any
 
+from tumen._term import Each, Mismatch, Row
 from tumen.typed.plans import (
     ATOM_CLASSES,
     BINARIES,
@@ -14,63 +15,12 @@ from tumen.typed.plans import (
     MAPS,
     STRUCT,
     Head,
-    Mismatch,
     Plan,
     Reader,
     Writer,
     described,
     key_step,
 )
-
-# Combinations of classes that one row of fields remembers, count. Real data has a handful; more
-# are worked out each time.
-SIGNATURES_MAX: Final = 64
-
-# -- rows: values that are read by place ----------------------------------------------------------
-
-
-def row(plans: Sequence[Plan], steps: Sequence[str]) -> Callable[[tuple[Any, ...]], Sequence[Any]]:
-    """Reads a tuple of as many terms; steps name the places in a path."""
-    known: dict[tuple[type, ...], tuple[tuple[int, Plan], ...]] = {}
-
-    def reader(terms: tuple[Any, ...]) -> Sequence[Any]:
-        signature = tuple(map(type, terms))
-        todo = known.get(signature)
-        if todo is None:
-            todo = tuple(
-                (place, plan)
-                for place, (plan, kind) in enumerate(zip(plans, signature, strict=True))
-                if plan.exact is not None and kind not in plan.exact
-            )
-            if len(known) < SIGNATURES_MAX:
-                known[signature] = todo
-        if not todo:
-            return terms
-        values = list(terms)
-        place = 0
-        try:
-            for place, plan in todo:
-                values[place] = plan.read(values[place])
-        except Mismatch as error:
-            error.steps.append(steps[place])
-            raise
-        return values
-
-    return reader
-
-
-def read_each(plan: Plan, terms: Sequence[Any]) -> list[Any]:
-    exact = plan.exact
-    if exact is None or (exact and exact.issuperset(map(type, terms))):
-        return list(terms)
-    values: list[Any] = []
-    try:
-        # extend appends one by one, so on an error the length is the place.
-        values.extend(map(plan.read, terms))
-    except Mismatch as error:
-        error.steps.append(f"[{len(values)}]")
-        raise
-    return values
 
 
 def write_each(write: Writer, values: Iterable[Any]) -> list[Any]:
@@ -90,6 +40,7 @@ def list_plan(item: Plan) -> Plan:
     plan = Plan(f"a list of {item.expected}", takes=frozenset({list}), parts=[item])
     plan.results = frozenset({list})
     plan.fits = lambda value: isinstance(value, list)
+    each = Each(item).read
 
     def reader(term: Any) -> Any:
         if type(term) is not list:
@@ -97,7 +48,7 @@ def list_plan(item: Plan) -> Plan:
             if type(term) in BINARIES and item is LEAVES[int]:
                 hint = "A binary is bytes in Python."
             raise Mismatch("a list", described(term), hint)
-        return read_each(item, term)
+        return each(term)
 
     plan.read = reader
     write = item.write
@@ -112,6 +63,7 @@ def set_plan(item: Plan, kind: type[set[Any] | frozenset[Any]]) -> Plan:
     plan.takes, plan.also = frozenset({list}), MAPS
     plan.results = frozenset({kind})
     plan.fits = lambda value: isinstance(value, (set, frozenset))
+    each = Each(item).read
 
     def reader(term: Any) -> Any:
         if type(term) is list:
@@ -123,7 +75,7 @@ def set_plan(item: Plan, kind: type[set[Any] | frozenset[Any]]) -> Plan:
             elements = list(inside)
         else:
             raise Mismatch("a list or a set", described(term))
-        values = read_each(item, elements)
+        values = each(elements)
         try:
             made = kind(values)
         except TypeError as error:
@@ -207,13 +159,14 @@ def dict_writer(write_key: Writer | None, write_value: Writer | None) -> Writer:
 def tuple_of_any_size(item: Plan) -> Plan:
     plan = Plan(f"a tuple of {item.expected}", takes=frozenset({tuple}), parts=[item])
     plan.heads = ((None, None, None),)
+    each = Each(item).read
     plan.results = frozenset({tuple})
     plan.fits = lambda value: isinstance(value, tuple)
 
     def reader(term: Any) -> Any:
         if type(term) is not tuple:
             raise Mismatch("a tuple", described(term))
-        return tuple(read_each(item, term))
+        return tuple(each(term))
 
     plan.read = reader
     write = item.write
@@ -242,10 +195,10 @@ def tuple_plan(items: Sequence[Plan]) -> Plan:
 
 
 def row_reader(
-    items: Sequence[Plan], steps: Sequence[str], make: Callable[[Sequence[Any]], Any]
+    items: Sequence[Plan], steps: Sequence[str], make: Callable[[tuple[Any, ...]], Any]
 ) -> Reader:
     size = len(items)
-    read_row = row(items, steps)
+    read_row = Row(items, steps).read
 
     def reader(term: Any) -> Any:
         if type(term) is not tuple or len(term) != size:

@@ -4,9 +4,8 @@ Here are what a plan is and the plans of types without parts. Reading never trie
 and for a map or tuple what it is tagged with, decides on the one plan that reads it, so a hostile
 term costs no more than its size.
 
-The hot paths are the C loops of Python: a plan says which classes of terms it returns unchanged
-(`exact`), and a row of fields remembers, for each combination of classes that it has met, which
-fields are left to be read.
+The loops over fields and items are in `tumen._term` (Row, Each, MapRow, RecordRow): a plan says
+which classes of terms it returns unchanged (`exact`), so that most fields cost a comparison.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from tumen._term import (
     Export,
     Fun,
     ImproperList,
+    Mismatch,
     Pid,
     Port,
     Reference,
@@ -37,6 +37,8 @@ from tumen.typed.shapes import (
 
 # Characters of a term that an error shows.
 SHOWN_MAX: Final = 64
+# Values of a Literal or an Enum that an error names, count.
+WORDS_MAX: Final = 16
 
 STRUCT: Final = Atom("__struct__")
 UNDEFINED: Final = Atom("undefined")
@@ -58,23 +60,6 @@ NO_BINARIES, TEXT, RAW = 0, 1, 2
 
 
 # -- errors ---------------------------------------------------------------------------------------
-
-
-class Mismatch(Exception):
-    """A term is not of its type, or a value has no term. Never leaves this package.
-
-    `steps` lead to it, the innermost first: each level that it passes adds its own.
-    """
-
-    def __init__(self, expected: str, found: str, hint: str = "") -> None:
-        super().__init__(expected, found)
-        self.expected = expected
-        self.found = found
-        self.hint = hint
-        self.steps: list[str] = []
-
-    def path(self) -> str:
-        return "$" + "".join(reversed(self.steps))
 
 
 def shown(value: Any) -> str:
@@ -145,6 +130,7 @@ class Plan:
     takes:    classes of terms that it reads; a union gives it those
     also:     classes that it reads too, unless another member of the union takes them
     exact:    classes whose terms are returned as they are; None: all
+    decodes:  whether a binary is the `str` whose UTF-8 it is; if not, `read` says so
     read:     term → value; raises Mismatch
     write:    value → what `encode` takes; None: the value itself
     fits:     whether a value can be one of the type, for the writer of a union
@@ -159,6 +145,7 @@ class Plan:
     takes: frozenset[type] = NOTHING
     also: frozenset[type] = NOTHING
     exact: frozenset[type] | None = NOTHING
+    decodes: bool = False
     read: Reader = unfinished
     write: Writer | None = None
     fits: Callable[[Any], bool] = unfinished
@@ -264,6 +251,7 @@ def _text() -> Plan:
         {bytes: bytes.decode, memoryview: lambda view: str(view, "utf-8")},
         TEXT,
     )
+    plan.decodes = True
     inner = plan.read
 
     def reader(term: Any) -> Any:
@@ -392,6 +380,8 @@ def closed(pairs: Iterable[tuple[Any, Any]]) -> Plan:
             table.setdefault(type(form), {}).setdefault(form, value)
         back.setdefault((type(value), value), term)
         words.append(described(term))
+    if len(words) > WORDS_MAX:
+        words[WORDS_MAX:] = [f"one of {len(words) - WORDS_MAX} others"]
     plan.expected = " or ".join(words)
     plan.takes = frozenset(table)
     plan.values = table

@@ -13,10 +13,10 @@ import importlib
 import inspect
 import sys
 import typing
-from collections.abc import Callable
 from typing import (
     Annotated,
     Any,
+    Generic,
     Literal,
     NamedTuple,
     NotRequired,
@@ -27,7 +27,7 @@ from typing import (
     get_type_hints,
 )
 
-from tumen._term import Atom
+from tumen._term import Atom, FormWriter
 
 __all__ = [
     "FORM_ATTRIBUTE",
@@ -109,26 +109,20 @@ class Form:
     keys: Literal["atoms", "binaries"] = "atoms"
     none: Any = None
     forbid_unknown: bool = False
-    # The class that `write` is for; a subclass inherits the attribute, not the form.
+    # The class that `writer` is for; a subclass inherits the attribute, not the form.
     owner: type | None = None
-    write: Callable[[Any], Any] | None = None
-    # Record: what to call the elements of its tuple in an error, the name first.
-    names: tuple[str, ...] | None = None
+    writer: FormWriter | None = None
 
-    def term(self, value: Any) -> Any:
-        """`value` as a dict or tuple whose parts `encode` takes; None if its class is not
-        registered itself. EncodeError for a part that has no term; a TypeError for a class whose
-        fields have no form."""
-        cls = type(value)
-        if cls is not self.owner:
-            if form_of(cls) is not self:
-                return None
-            # Late: the compiler is made of the modules that import this one.
-            compiler = importlib.import_module("tumen.typed.compiler")
-            self.write = compiler.writer_of_form(cls, self)
-            self.owner = cls
-        assert self.write is not None
-        return self.write(value)
+    def prepare(self, cls: type) -> bool:
+        """Makes the writer; False if the class is not registered itself. `encode` calls it for the
+        first instance; TypeError for a class whose fields have no form."""
+        if form_of(cls) is not self:
+            return False
+        # Late: the compiler is made of the modules that import this one.
+        compiler = importlib.import_module("tumen.typed.compiler")
+        self.writer = compiler.writer_of_form(cls, self)
+        self.owner = cls
+        return True
 
 
 def form_of(cls: type) -> Form | None:
@@ -188,14 +182,42 @@ def substituted(hint: Any, arguments: dict[Any, Any]) -> Any:
     return hint[tuple(arguments.get(parameter, parameter) for parameter in parameters)]
 
 
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: type, arguments: dict[Any, Any]) -> dict[str, Any]:
+    """The resolved hints, the type variables of the class and of its bases replaced."""
     try:
-        return get_type_hints(cls, include_extras=True)
+        hints = get_type_hints(cls, include_extras=True)
     except NameError as error:
         raise TypeError(
             f"{cls.__qualname__}: an annotation cannot be resolved, {error}; "
             "its names must be global in its module"
         ) from error
+    scopes: dict[type, dict[Any, Any]] = {}
+    _enter_scopes(cls, arguments, scopes)
+    for base in reversed(cls.__mro__):
+        for name in inspect.get_annotations(base):
+            if name in hints and _owner(cls, name) is base:
+                hints[name] = substituted(hints[name], scopes.get(base, {}))
+    return hints
+
+
+def _owner(cls: type, name: str) -> type:
+    """The class whose annotation of that name holds."""
+    return next(base for base in cls.__mro__ if name in inspect.get_annotations(base))
+
+
+def _enter_scopes(cls: type, arguments: dict[Any, Any], scopes: dict[type, dict[Any, Any]]) -> None:
+    """What stands for the type variables of the class and of each base: one variable may stand for
+    different types in the two."""
+    scopes[cls] = arguments
+    for base in cls.__dict__.get("__orig_bases__", ()):
+        origin = get_origin(base)
+        if isinstance(origin, type) and origin is not Generic:
+            given = [substituted(argument, arguments) for argument in get_args(base)]
+            _enter_scopes(origin, dict(zip(_parameters(origin), given, strict=False)), scopes)
+
+
+def _parameters(cls: type) -> tuple[Any, ...]:
+    return tuple(getattr(cls, "__parameters__", ()))
 
 
 def _field(
@@ -209,14 +231,14 @@ def _field(
 
 
 def _dataclass(cls: type, arguments: dict[Any, Any]) -> Shape:
-    hints = _hints(cls)
+    hints = _hints(cls, arguments)
     for name, hint in hints.items():
         if isinstance(hint, dataclasses.InitVar):
             raise TypeError(f"{cls.__qualname__}.{name}: an InitVar is in no term")
     fields = [
         _field(
             field.name,
-            substituted(hints[field.name], arguments),
+            hints[field.name],
             field.default is MISSING and field.default_factory is MISSING,
             keyword=bool(field.kw_only),
         )
@@ -227,22 +249,21 @@ def _dataclass(cls: type, arguments: dict[Any, Any]) -> Shape:
 
 
 def _named_tuple(cls: Any, arguments: dict[Any, Any]) -> Shape:
-    hints = _hints(cls)
+    hints = _hints(cls, arguments)
     fields = [
-        _field(name, substituted(hints.get(name, Any), arguments), name not in cls._field_defaults)
-        for name in cls._fields
+        _field(name, hints.get(name, Any), name not in cls._field_defaults) for name in cls._fields
     ]
     return Shape("namedtuple", cls, tuple(fields))
 
 
 def _typed_dict(cls: Any, arguments: dict[Any, Any]) -> Shape:
     fields = []
-    for name, whole in _hints(cls).items():
+    for name, whole in _hints(cls, arguments).items():
         # The interpreter's own sets are wrong where annotations are texts; the hints are not.
         required, hint = name in cls.__required_keys__, whole
         while get_origin(hint) in (Required, NotRequired):
             required, hint = get_origin(hint) is Required, get_args(hint)[0]
-        fields.append(_field(name, substituted(hint, arguments), required, keyword=True))
+        fields.append(_field(name, hint, required, keyword=True))
     return Shape("typeddict", cls, tuple(fields))
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tumen._term import Atom
+from tumen._term import Atom, Mismatch
 from tumen.typed.plans import (
     ATOM_CLASSES,
     MAPS,
     NOTHING,
     STRUCT,
     Head,
-    Mismatch,
     Plan,
     Reader,
     Writer,
@@ -42,6 +41,8 @@ def union_plan(members: Sequence[Plan]) -> Plan:
             known.update((member.values or {}).get(kind, {}))
         if len(here) == 1:
             reader = late(here[0])
+            if kind is bytes:
+                plan.decodes = here[0].decodes and not known
             if not known and here[0].exact is not None and kind in here[0].exact:
                 exact.add(kind)
         else:
