@@ -40,11 +40,11 @@ from .node import Monitor, Node
 from .options import Limits
 from .process import Process
 from .server import Caller, GenServer, NoReply, Stop, blocking
-from .supervisor import ChildSpec, Supervisor
-from .typed import convert, mapped, record, struct
 from .services.global_names import GlobalNames
 from .services.pg import GroupChange, GroupMonitor, Groups
 from .services.pubsub import PubSub, Subscription
+from .supervisor import ChildSpec, Supervisor
+from .typed import convert, mapped, record, struct
 from .workers import current_call
 
 __all__ = [

@@ -13,9 +13,9 @@ import logging
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ..errors import TumenError
+from .global_names import GlobalService
 from .io import IoServer
 from .logger import LoggerProxy
-from .global_names import GlobalService
 from .pg import Pg
 from .pubsub import PubSubs
 from .rex import Rex
