@@ -330,7 +330,7 @@ class Running:
 
     async def drain(self, timeout: float) -> bool:
         """No work is under way any more, and none has come for a while; False: it took too long."""
-        self.services.leave()
+        self.services.leave_groups()
         deadline = self.loop.time() + timeout
         quiet_from = self.loop.time()
         while True:

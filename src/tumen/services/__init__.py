@@ -127,10 +127,14 @@ class Services:
         for service in self._services:
             await service.start()
 
-    def leave(self) -> None:
-        """The node is about to stop: others are to stop counting on it."""
+    def leave_groups(self) -> None:
+        """The node will stop: others are to stop counting on it."""
         self.pubsubs.leave()
         self.pg.leave()
+
+    def leave(self) -> None:
+        """The node stops."""
+        self.leave_groups()
         self.global_names.leave()
 
     def node_up(self, name: str, visible: bool) -> None:
