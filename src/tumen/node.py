@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, overload
 
 from . import calls, events
 from ._core import OUTCOME_DOWN, PendingCall
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 
     from ._core import Engine
-    from .calls import Destination
+    from .calls import Destination, RemoteOptions
     from .server import GenServer
 
 __all__ = ["Monitor", "Node"]
@@ -339,6 +339,28 @@ class Node:
         """
         return self._running.own_process.rpc(node, module, function, args, timeout)
 
+    @overload
+    async def spawn_remote(
+        self,
+        node: str,
+        module: str | Atom,
+        function: str | Atom,
+        args: Sequence[Any] = (),
+        *,
+        monitor: Literal[False] = False,
+        **options: Unpack[RemoteOptions],
+    ) -> Pid: ...
+    @overload
+    async def spawn_remote(
+        self,
+        node: str,
+        module: str | Atom,
+        function: str | Atom,
+        args: Sequence[Any] = (),
+        *,
+        monitor: Literal[True],
+        **options: Unpack[RemoteOptions],
+    ) -> tuple[Pid, Monitor]: ...
     async def spawn_remote(
         self,
         node: str,

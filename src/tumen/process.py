@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from . import calls
 from ._core import CoreProcess
@@ -13,8 +13,8 @@ from .reasons import NORMAL, SHUTDOWN, crash_reason, exit_reason
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
-    from ._term import Atom, Pid
-    from .calls import Destination
+    from ._term import Atom, Pid, Reference
+    from .calls import Destination, RemoteOptions
     from .node import Node
     from .running import Running
 
@@ -105,6 +105,28 @@ class Process(CoreProcess):
 
     # -- other processes
 
+    @overload
+    async def spawn_remote(
+        self,
+        node: str,
+        module: str | Atom,
+        function: str | Atom,
+        args: Sequence[Any] = (),
+        *,
+        monitor: Literal[False] = False,
+        **options: Unpack[RemoteOptions],
+    ) -> Pid: ...
+    @overload
+    async def spawn_remote(
+        self,
+        node: str,
+        module: str | Atom,
+        function: str | Atom,
+        args: Sequence[Any] = (),
+        *,
+        monitor: Literal[True],
+        **options: Unpack[RemoteOptions],
+    ) -> tuple[Pid, Reference]: ...
     async def spawn_remote(
         self,
         node: str,
