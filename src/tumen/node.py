@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 
     from ._core import Engine
-    from .calls import Destination, RemoteOptions
+    from .calls import Destination
     from .server import GenServer
 
 __all__ = ["Monitor", "Node"]
@@ -348,7 +348,7 @@ class Node:
         args: Sequence[Any] = (),
         *,
         monitor: Literal[False] = False,
-        **options: Unpack[RemoteOptions],
+        **options: Unpack[calls.RemoteOptions],
     ) -> Pid: ...
     @overload
     async def spawn_remote(
@@ -359,7 +359,7 @@ class Node:
         args: Sequence[Any] = (),
         *,
         monitor: Literal[True],
-        **options: Unpack[RemoteOptions],
+        **options: Unpack[calls.RemoteOptions],
     ) -> tuple[Pid, Monitor]: ...
     async def spawn_remote(
         self,

@@ -13,10 +13,11 @@ from .reasons import NORMAL, SHUTDOWN, crash_reason, exit_reason
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
-    from ._term import Atom, Pid, Reference
-    from .calls import Destination, RemoteOptions
+    from ._term import Atom, Pid
+    from .calls import Destination
     from .node import Node
     from .running import Running
+    from .terms import Reference
 
 __all__ = ["Process", "Timer"]
 
@@ -114,7 +115,7 @@ class Process(CoreProcess):
         args: Sequence[Any] = (),
         *,
         monitor: Literal[False] = False,
-        **options: Unpack[RemoteOptions],
+        **options: Unpack[calls.RemoteOptions],
     ) -> Pid: ...
     @overload
     async def spawn_remote(
@@ -125,7 +126,7 @@ class Process(CoreProcess):
         args: Sequence[Any] = (),
         *,
         monitor: Literal[True],
-        **options: Unpack[RemoteOptions],
+        **options: Unpack[calls.RemoteOptions],
     ) -> tuple[Pid, Reference]: ...
     async def spawn_remote(
         self,

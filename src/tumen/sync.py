@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from . import node as _node
 from .errors import TumenError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 
     from ._term import Atom, Pid
-    from .calls import Destination, RemoteOptions
+    from .calls import Destination
     from .events import Event, EventStream
     from .info import BackendName, Connection, NodeInfo
     from .server import GenServer
@@ -192,8 +192,8 @@ class Node:
         module: str | Atom,
         function: str | Atom,
         args: Sequence[Any] = (),
-        **options: Unpack[RemoteOptions],
-    ) -> Pid:
+        **options: Any,
+    ) -> Any:
         return self.run(self.node.spawn_remote(node, module, function, args, **options))
 
     def spawn(
