@@ -33,6 +33,7 @@ def test_scripts_call_cast_rpc_and_ping(backend: str) -> None:
         assert b.call(pid, Atom("seen")) == [(b"cast", 1), (b"info", 2), (b"info", 3)]
         a.expose("m", "f", lambda x: x + 1)
         assert b.rpc(a.name, "m", "f", [1]) == 2
+        assert b.spawn_remote(a.name, "m", "f", [1], link=True).node == a.name
         worker = a.spawn(echo, name="echo")
         assert a.unregister("echo")
         a.register("other", worker)

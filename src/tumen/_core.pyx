@@ -1498,8 +1498,8 @@ cdef class CoreProcess:
         `demonitor` or by its DOWN; ``"reply_demonitor"`` also until the first message that comes by
         it, which ends the monitor too."""
         self.check()
-        if alias is True:
-            raise ValueError("alias is one of Erlang's names")
+        if alias is not None and not isinstance(alias, str):
+            raise ValueError(f"alias {alias!r}: one of Erlang's names, or None")
         return self.core.monitor(self.key, dest, alias=alias)
 
     def alias(self, *, bint reply=False):
@@ -1530,6 +1530,8 @@ cdef class CoreProcess:
         place = self._find(lambda message: is_down(message, ref))
         if place >= 0:
             self._remove(place)
+        else:
+            self.core.drop_down(ref)
         return False
 
     def exit(self, dest, reason):
@@ -1813,6 +1815,7 @@ cdef class LoopNode(CoreNode):
     cdef set up                # names of nodes with a connection
     cdef set full              # names of nodes whose queue was found full, until it is writable
     cdef set blamed            # connections of which nothing is delivered any more
+    cdef set unwanted          # words of references whose DOWN may be on its way to us, too late
     cdef tumen_batch *batch    # taken, partly dispatched
     cdef bint draining
     cdef bint again            # a drain goes on in the next turn
@@ -1833,6 +1836,7 @@ cdef class LoopNode(CoreNode):
         self.up = set()
         self.full = set()
         self.blamed = set()
+        self.unwanted = set()
 
     def __dealloc__(self):
         # The engine has freed the memory of a batch whose node is gone.
@@ -1980,6 +1984,15 @@ cdef class LoopNode(CoreNode):
         cdef tumen_ref inner = ref_c(ref)
         return self.pending(owner, ref, ref_key(&inner), peer_of(dest, self.own), False)
 
+    cdef int drop_down(self, Reference ref) except -1:
+        """A monitor that had fired was ended: its DOWN may wait in the inbox still."""
+        cdef tumen_ref inner = ref_c(ref)
+        if not self.unwanted:
+            # What waits is dispatched then, and the set is empty again.
+            self.call_soon(self.drain)
+        self.unwanted.add(ref_key(&inner))
+        return 0
+
     cdef int end_calls(self, CoreProcess owner) except -1:
         cdef PendingCall call
         for call in [call for call in self.calls.values()
@@ -2022,6 +2035,7 @@ cdef class LoopNode(CoreNode):
             if self.batch == NULL:
                 self.batch = tumen_node_take(self.ptr)
                 if self.batch == NULL:
+                    self.unwanted.clear()
                     return tumen_node_arm(self.ptr) != 0
             event = tumen_batch_next(self.batch)
             if event == NULL:
@@ -2140,8 +2154,11 @@ cdef class LoopNode(CoreNode):
         return call.finish(DOWN, ATOM_MALFORMED)
 
     cdef int on_down(self, const tumen_event *event) except -1:
-        cdef PendingCall call = self.calls.pop(ref_key(&event.ref), None)
+        cdef bytes key = ref_key(&event.ref)
+        cdef PendingCall call = self.calls.pop(key, None)
         cdef CoreProcess process
+        if self.unwanted and key in self.unwanted:
+            return 0
         reason = self.term_of(event)
         if call is not None:
             return call.finish(DOWN, reason)

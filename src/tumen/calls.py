@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from ._core import (
     OUTCOME_DOWN,
@@ -40,7 +40,16 @@ if TYPE_CHECKING:
 
     from .running import Running
 
-__all__ = ["Destination", "Room", "SpawnOptions", "call", "rpc", "send_wait", "spawn_remote"]
+__all__ = [
+    "Destination",
+    "RemoteOptions",
+    "Room",
+    "SpawnOptions",
+    "call",
+    "rpc",
+    "send_wait",
+    "spawn_remote",
+]
 
 Destination = Pid | str | Atom | tuple[str | Atom, str | Atom] | Reference | CoreProcess
 
@@ -226,6 +235,15 @@ async def _rpc_here(
     finally:
         if pending.outcome != OUTCOME_DOWN:
             home.workers.abandoned(key)
+
+
+class RemoteOptions(TypedDict, total=False):
+    """Options of `Node.spawn_remote` beside `monitor`, which decides what it returns."""
+
+    link: bool
+    group_leader: Pid | None
+    options: Sequence[Any]
+    timeout: float | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

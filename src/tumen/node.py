@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, overload
 
 from . import broadcast, calls, events
 from ._core import OUTCOME_DOWN, PendingCall
@@ -391,6 +391,28 @@ class Node:
         """
         return self._running.own_process.rpc(node, module, function, args, timeout)
 
+    @overload
+    async def spawn_remote(
+        self,
+        node: str,
+        module: str | Atom,
+        function: str | Atom,
+        args: Sequence[Any] = (),
+        *,
+        monitor: Literal[False] = False,
+        **options: Unpack[calls.RemoteOptions],
+    ) -> Pid: ...
+    @overload
+    async def spawn_remote(
+        self,
+        node: str,
+        module: str | Atom,
+        function: str | Atom,
+        args: Sequence[Any] = (),
+        *,
+        monitor: Literal[True],
+        **options: Unpack[calls.RemoteOptions],
+    ) -> tuple[Pid, Monitor]: ...
     async def spawn_remote(
         self,
         node: str,

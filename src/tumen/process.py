@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from . import broadcast, calls
 from ._core import CoreProcess
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .calls import Destination
     from .node import Node
     from .running import Running
+    from .terms import Reference
 
 __all__ = ["Process", "Timer"]
 
@@ -152,6 +153,28 @@ class Process(CoreProcess):
 
     # -- other processes
 
+    @overload
+    async def spawn_remote(
+        self,
+        node: str,
+        module: str | Atom,
+        function: str | Atom,
+        args: Sequence[Any] = (),
+        *,
+        monitor: Literal[False] = False,
+        **options: Unpack[calls.RemoteOptions],
+    ) -> Pid: ...
+    @overload
+    async def spawn_remote(
+        self,
+        node: str,
+        module: str | Atom,
+        function: str | Atom,
+        args: Sequence[Any] = (),
+        *,
+        monitor: Literal[True],
+        **options: Unpack[calls.RemoteOptions],
+    ) -> tuple[Pid, Reference]: ...
     async def spawn_remote(
         self,
         node: str,

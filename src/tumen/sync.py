@@ -239,6 +239,16 @@ class Node:
 
     # -- processes
 
+    def spawn_remote(
+        self,
+        node: str,
+        module: str | Atom,
+        function: str | Atom,
+        args: Sequence[Any] = (),
+        **options: Any,
+    ) -> Any:
+        return self.run(self.node.spawn_remote(node, module, function, args, **options))
+
     def spawn(
         self,
         function: Callable[..., Awaitable[object]],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import pytest_asyncio
 import peers
 import tumen
 from idle import idle_process
-from nodes import make_node
+from nodes import make_node, until
 from tumen import Atom
 
 pytestmark = pytest.mark.asyncio
@@ -317,7 +318,7 @@ async def test_connection_lost_while_asked_is_noconnection(
     pid, ref = await proc.spawn_remote(
         beam.name, "timer", "sleep", [60_000], link=True, monitor=True
     )
-    beam.pause()
+    await stop(beam)
     asked = asyncio.create_task(proc.spawn_remote(beam.name, "erlang", "node"))
     waiting = asyncio.create_task(
         proc.spawn_remote(beam.name, "erlang", "node", timeout=0.05, link=True, monitor=True)
@@ -340,7 +341,7 @@ async def test_requester_that_gave_up_leaves_neither_link_nor_monitor(
 ) -> None:
     proc = await idle_process(node)
     assert await node.ping(beam.name)
-    beam.pause()
+    await stop(beam)
     with pytest.raises(tumen.CallTimeout):
         await proc.spawn_remote(
             beam.name, "timer", "sleep", [60_000], timeout=0.05, link=True, monitor=True
@@ -356,7 +357,7 @@ async def test_dead_requester_takes_its_linked_process_along(
 ) -> None:
     proc = await idle_process(node)
     assert await node.ping(beam.name)
-    beam.pause()
+    await stop(beam)
     asked = asyncio.create_task(
         proc.spawn_remote(beam.name, "timer", "sleep", [60_000], link=True, monitor=True)
     )
@@ -366,6 +367,17 @@ async def test_dead_requester_takes_its_linked_process_along(
         await asked
     beam.resume()
     await none_sleeps(node, beam)
+
+
+async def stop(beam: peers.Beam) -> None:
+    """SIGSTOP, and returns once no thread runs any more: it is not told when."""
+    beam.pause()
+
+    def stopped() -> bool:
+        stats = Path(f"/proc/{beam.pid}/task").glob("*/stat")
+        return all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in stats)
+
+    await until(stopped)
 
 
 async def none_sleeps(node: tumen.Node, beam: peers.Beam) -> None:
