@@ -54,7 +54,7 @@ class Caller:
 
     __slots__ = ("_address", "_monitor", "_process", "_tag", "_times_up", "pid")
 
-    def __init__(self, process: GenServer, pid: Pid, tag: Any) -> None:
+    def __init__(self, process: Process, pid: Pid, tag: Any) -> None:
         self.pid = pid
         self._process = process
         self._tag = tag
