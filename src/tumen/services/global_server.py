@@ -57,6 +57,9 @@ _VERSION_TAGS: Final = 8
 _LOST_COUNT_MAX: Final = 4096
 # Connecting to a node that another one knows must not take longer, seconds.
 _CONNECT_S: Final = 7.0
+# It is tried so often: where two dial each other at once, an attempt may fail. That it did in the
+# end is told to everybody, and parts the cluster.
+_CONNECT_TRIES: Final = 3
 # Where somebody else has the lock, another try comes after a random time below: so many seconds
 # at first, twice as many each time, up to the last.
 _RETRY_FIRST_S: Final = 0.125
@@ -567,13 +570,22 @@ class GlobalServer:
 
     async def _sync_other(self, node: str) -> None:
         """A node that others know becomes ours too: the cluster is a full mesh."""
-        try:
-            await self._home.node.connect(node, timeout=_CONNECT_S)
-        except TumenError as error:
-            if self.process.alive and not self.closed:
-                _log.warning("global: failed to connect to %s: %s", node, error)
-                self._forget_node(node, lost=True)
-            return
+        for tries_left in reversed(range(_CONNECT_TRIES)):
+            try:
+                await self._home.node.connect(node, timeout=_CONNECT_S)
+            except TumenError as error:
+                # It may have connected to us meanwhile, as it is told of us too.
+                if node in self._up:
+                    break
+                if self.closed or not self.process.alive:
+                    return
+                if not tries_left:
+                    _log.warning("global: failed to connect to %s: %s", node, error)
+                    self._forget_node(node, lost=True)
+                    return
+                await asyncio.sleep(random.uniform(0, _RETRY_FIRST_S))
+            else:
+                break
         self._tell(node, (Atom("in_sync"), self._own_atom, True))
 
     # -- names
