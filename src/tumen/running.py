@@ -276,8 +276,8 @@ class Running:
 
     async def stop(self) -> None:
         """Servers in reverse order, all other processes, peers' calls, then the node itself."""
-        self.services.leave()
         try:
+            self.services.leave()
             me = asyncio.current_task()
             for server in reversed(list(self._servers.values())):
                 await self._cancel({server._task} - {me, None})

@@ -70,13 +70,16 @@ async def whereis(beam: peers.Beam, name: Any) -> Any:
     return await beam.eval("global:whereis_name(N)", N=name)
 
 
-async def synced(beam: peers.Beam, *names: str) -> None:
-    """The BEAM is connected to those nodes, and its global:sync returns."""
-    for name in names:
-        assert await beam.eval("net_kernel:connect_node(N)", N=Atom(name)) is True
+async def synced(beam: peers.Beam, *others: tumen.Node | peers.Beam) -> None:
+    """The BEAM is connected to those nodes, its global:sync returns, and so does theirs."""
+    for other in others:
+        assert await beam.eval("net_kernel:connect_node(N)", N=Atom(other.name)) is True
     assert await beam.eval("global:sync()", timeout=40) == Atom("ok")
     known = await beam.eval("gen_server:call(global_name_server, get_known)")
-    assert {Atom(name) for name in names} <= set(known)
+    assert {Atom(other.name) for other in others} <= set(known)
+    for other in others:
+        if isinstance(other, tumen.Node):
+            await other.global_names.sync()
 
 
 async def test_sync_of_a_beam_returns_and_names_are_shared(
@@ -87,7 +90,7 @@ async def test_sync_of_a_beam_returns_and_names_are_shared(
     assert await visible.global_names.register(name, mine)
     await visible.connect(beam.name)
     await visible.global_names.sync()
-    await synced(beam, visible.name)
+    await synced(beam, visible)
     assert await whereis(beam, name) == mine
     assert await visible.global_names.whereis((Atom("before"), 1)) == before
     names = await visible.global_names.registered_names()
@@ -97,7 +100,7 @@ async def test_sync_of_a_beam_returns_and_names_are_shared(
 async def test_names_are_registered_and_taken_back_on_both_sides(
     visible: tumen.Node, beam: peers.Beam, name: Any
 ) -> None:
-    await synced(beam, visible.name)
+    await synced(beam, visible)
     mine, other = visible.spawn(idle), visible.spawn(idle)
     assert await visible.global_names.register(name, mine)
     assert await whereis(beam, name) == mine
@@ -123,7 +126,7 @@ async def test_names_are_registered_and_taken_back_on_both_sides(
 async def test_messages_reach_a_name_from_both_sides(
     visible: tumen.Node, beam: peers.Beam, name: Any
 ) -> None:
-    await synced(beam, visible.name)
+    await synced(beam, visible)
     got: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     async def listen(proc: tumen.Process) -> None:
@@ -153,7 +156,7 @@ async def until_named(node: tumen.Node, name: Any) -> None:
 async def test_the_end_of_a_process_takes_its_name(
     visible: tumen.Node, beam: peers.Beam, name: Any
 ) -> None:
-    await synced(beam, visible.name)
+    await synced(beam, visible)
     mine = visible.spawn(idle)
     assert await visible.global_names.register(name, mine)
     visible.exit(mine, Atom("kill"))
@@ -164,7 +167,7 @@ async def test_the_end_of_a_process_takes_its_name(
 
 
 async def test_locks_of_a_beam_are_granted_once(visible: tumen.Node, beam: peers.Beam) -> None:
-    await synced(beam, visible.name)
+    await synced(beam, visible)
     assert await beam.eval("global:set_lock({r, a}, [node() | nodes()])") is True
     # Its holder has ended with that, and so the lock has.
     assert await beam.eval(
@@ -197,7 +200,7 @@ async def test_a_name_of_two_is_resolved_when_nodes_meet(
         N=name,
     )
     await visible.connect(beam.name)
-    await synced(beam, visible.name)
+    await synced(beam, visible)
     conflict = (Atom("global_name_conflict"), name)
     winner, loser = (mine, theirs) if visible.name < beam.name else (theirs, mine)
     asked = "P ! {ask, self()}, receive L -> L after 1000 -> dead end"
@@ -248,7 +251,7 @@ async def test_a_mesh_forms_over_both_releases_and_python(
         pytest.skip("needs_erlang: both releases")
     a, b = start_beam(old), start_beam(new)
     async with make_node(cookie=peers.COOKIE, epmd="auto", visible=True) as second:
-        await synced(a, b.name)
+        await synced(a, b)
         await visible.connect(a.name)
         await settled(a, b, [visible])
         # It is connected to nobody else, and gets to know all of them.
@@ -348,7 +351,7 @@ async def test_a_lost_connection_leaves_no_overlapping_partitions(
     if old is None or new is None:
         pytest.skip("needs_erlang: both releases")
     a, b = start_beam(old), start_beam(new)
-    await synced(a, b.name)
+    await synced(a, b)
     await visible.connect(a.name)
     await settled(a, b, [visible])
     events = visible.events()
@@ -398,7 +401,7 @@ async def test_a_split_between_beams_parts_us_from_one(
     if old is None or new is None:
         pytest.skip("needs_erlang: both releases")
     a, b = start_beam(old), start_beam(new)
-    await synced(a, b.name)
+    await synced(a, b)
     await visible.connect(a.name)
     await settled(a, b, [visible])
     events = visible.events()
@@ -438,7 +441,7 @@ async def test_a_hidden_node_has_names_through_a_beam(
 async def test_odd_messages_leave_the_name_server_alone(
     visible: tumen.Node, beam: peers.Beam, name: Any
 ) -> None:
-    await synced(beam, visible.name)
+    await synced(beam, visible)
     server = visible.whereis("global_name_server")
     await beam.eval(
         "D = {global_name_server, N}, Me = self(),"
