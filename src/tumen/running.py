@@ -345,8 +345,8 @@ class Running:
 
     async def stop(self) -> None:
         """Servers in reverse order, all other processes, peers' calls, then the node itself."""
-        self.services.leave()
         try:
+            self.services.leave()
             me = asyncio.current_task()
             # Those below a supervisor are ended by it.
             top = [server for server in self._servers.values() if server._parent is None]

@@ -72,7 +72,7 @@ class Caller:
         "replied",
     )
 
-    def __init__(self, process: GenServer, pid: Pid, tag: Any) -> None:
+    def __init__(self, process: Process, pid: Pid, tag: Any) -> None:
         self.pid = pid
         self._process = process
         self._tag = tag

@@ -60,7 +60,7 @@ class GlobalService:
         self.server = GlobalServer(home)
         for node in self._visible:
             self.server.node_up(node)
-        await self.server.start()
+        self.server.start()
 
     def leave(self) -> None:
         """The node is about to stop."""

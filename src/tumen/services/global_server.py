@@ -19,9 +19,9 @@ import random
 from typing import TYPE_CHECKING, Any, Final
 
 from .._term import Atom, Export, Pid, Reference
-from ..calls import call
+from ..calls import call, send_wait
 from ..errors import Busy, CallTimeout, NoConnection, RemoteError, TumenError
-from ..server import Caller, GenServer, NoReply
+from ..server import Caller, NoReply
 from .global_locker import Cancel, Him, Locker, LockSet, give_back
 from .global_tables import GLOBAL, Locks, Names
 from .pg_view import group_key
@@ -57,6 +57,9 @@ _VERSION_TAGS: Final = 8
 _LOST_COUNT_MAX: Final = 4096
 # Connecting to a node that another one knows must not take longer, seconds.
 _CONNECT_S: Final = 7.0
+# It is tried so often: where two dial each other at once, an attempt may fail. That it did in the
+# end is told to everybody, and parts the cluster.
+_CONNECT_TRIES: Final = 3
 # Where somebody else has the lock, another try comes after a random time below: so many seconds
 # at first, twice as many each time, up to the last.
 _RETRY_FIRST_S: Final = 0.125
@@ -136,24 +139,6 @@ def _external_node(external: list[Any], name: Any, pid: Pid) -> Atom | None:
     return None
 
 
-class _Process(GenServer):
-    """The process that is registered: what comes in goes to the `GlobalServer`."""
-
-    async def init(self, server: GlobalServer) -> None:
-        self.server = server
-        self.trap_exit = True
-        server.begin(self)
-
-    def handle_call(self, request: Any, caller: Caller) -> Any:
-        return self.server.called(request, caller)
-
-    def handle_cast(self, request: Any) -> Any:
-        self.server.received(self.server.cast, request)
-
-    def handle_info(self, message: Any) -> Any:
-        self.server.received(self.server.told, message)
-
-
 class GlobalServer:
     """The name server of one node, with its locker and its registrar."""
 
@@ -176,15 +161,15 @@ class GlobalServer:
         self._backlog: dict[str, collections.deque[Any]] = {}
         self._changing = asyncio.Lock()
         self._synced_waiters: list[tuple[set[str], asyncio.Future[None]]] = []
+        # Messages that the process has taken, and, by node, the last one of a connection that has
+        # gone: connections are told of at once, while mail waits.
+        self._taken = 0
+        self._stale: dict[str, int] = {}
 
-    async def start(self) -> None:
-        await self._home.start_server(_Process, (self,), SERVER)
-        for node in self._up:
-            self._meet(node)
-
-    def begin(self, process: GenServer) -> None:
-        """The process is there."""
-        self.process = process
+    def start(self) -> None:
+        """Makes the processes. `NameClash` when somebody has the name of the server."""
+        process = self.process = self._home.start_process(self._main, (), SERVER)
+        process.trap_exit = True
         self._epoch = random.getrandbits(28) << 32 | process.pid.creation
         self.names = Names(process.monitor, self._unwatch)
         self.locks = Locks(process.monitor, self._unwatch)
@@ -193,9 +178,16 @@ class GlobalServer:
         self.locker.pid = self._locker_process.pid
         self._registrar = self._home.start_process(_idle, (), None)
         self.is_started = True
+        for node in self._up:
+            self._meet(node)
 
     async def _run_locker(self, _proc: Process) -> None:
-        await self.locker.main()
+        while True:
+            try:
+                await self.locker.main()
+            except Exception:
+                # Without it no node could be met any more.
+                _log.exception("global: the locker has failed, and starts again")
 
     def _unwatch(self, ref: Reference) -> None:
         if self.process.alive:
@@ -212,6 +204,7 @@ class GlobalServer:
         self._up.discard(node)
         self._backlog.pop(node, None)
         if self.is_started:
+            self._stale[node] = self._taken + self.process._waiting()
             self._forget_node(node, lost=True)
 
     def leave(self) -> None:
@@ -220,7 +213,41 @@ class GlobalServer:
 
     # -- messages
 
-    def called(self, request: Any, caller: Caller) -> Any:
+    async def _main(self, proc: Process) -> None:
+        async for message in proc:
+            self._taken += 1
+            try:
+                if not self._handle(message):
+                    _log.debug("global_name_server: passed over %r", message)
+            except Exception:
+                _log.exception("global_name_server: could not handle %r", message)
+
+    def _handle(self, message: Any) -> bool:
+        match message:
+            case (Atom("$gen_call"), (Pid() as pid, tag), request):
+                if not self._is_stale(pid.node):
+                    caller = Caller(self.process, pid, tag)
+                    reply = self._called(request, caller)
+                    if reply is not NoReply:
+                        self._reply(caller, reply)
+                return True
+            case (Atom("$gen_cast"), request):
+                return self._cast(request)
+        return self._told(message)
+
+    def _is_stale(self, node: str) -> bool:
+        """Whether the message in hand came on a connection that has gone."""
+        if node == self.own:
+            return False
+        return node not in self._up or self._taken <= self._stale.get(node, 0)
+
+    def _reply(self, caller: Caller, reply: Any) -> None:
+        try:
+            caller.reply(reply)
+        except Busy:
+            self._home.background(send_wait(self._home, caller.pid, lambda: caller.reply(reply)))
+
+    def _called(self, request: Any, caller: Caller) -> Any:
         match request:
             case (Atom("set_lock"), (resource, requester)):
                 return self.locks.set(resource, requester, caller.pid)
@@ -250,17 +277,7 @@ class GlobalServer:
         _log.debug("global_name_server: passed over the call %r", request)
         return NoReply
 
-    def received(self, understand: Callable[[Any], bool], message: Any) -> None:
-        """Anything but a call; nothing that a peer sends may end us."""
-        try:
-            understood = understand(message)
-        except Exception:
-            _log.exception("global_name_server: could not handle %r", message)
-            return
-        if not understood:
-            _log.debug("global_name_server: passed over %r", message)
-
-    def cast(self, request: Any) -> bool:
+    def _cast(self, request: Any) -> bool:
         match request:
             case (
                 Atom("init_connect"),
@@ -268,7 +285,8 @@ class GlobalServer:
                 Atom() as node,
                 (Atom("locker"), _, _, Pid() as locker),
             ):
-                self._init_connect(node.text, min(version, _VERSION), his_tag, locker)
+                if not self._is_stale(node.text):
+                    self._init_connect(node.text, min(version, _VERSION), his_tag, locker)
             case (Atom("lock_set"), Pid() as locker, bool() as is_set, _, tag):
                 meeting = self._meetings.get(locker.node)
                 if meeting is not None and meeting.my_tag == tag:
@@ -289,32 +307,32 @@ class GlobalServer:
                 self._resolved(node.text, operations, his_known, external, tag)
             case (
                 Atom("new_nodes"),
-                Atom(),
+                Atom() as node,
                 list() as operations,
                 list() as external,
                 list() as nodes,
                 extra,
             ):
-                self._new_nodes(operations, external, nodes, extra)
+                if not self._is_stale(node.text):
+                    self._new_nodes(operations, external, nodes, extra)
             case (Atom("in_sync"), Atom() as node, _):
-                self._in_sync(node.text)
+                if not self._is_stale(node.text):
+                    self._in_sync(node.text)
             case _:
                 return False
         return True
 
-    def told(self, message: Any) -> bool:
+    def _told(self, message: Any) -> bool:
         match message:
             case (Atom("DOWN"), Reference() as ref, _, _, _):
                 self.locks.ended(ref)
                 self.names.ended(ref)
-            case (Atom("init_connect_ack"), Atom() as node, his_my_tag, his_his_tag):
+            case (Atom("init_connect_ack"), Atom() as node, my_tag, his_tag):
                 meeting = self._meetings.get(node.text)
-                mine = None if meeting is None else meeting.my_tag
-                his = None if meeting is None else meeting.his_tag
-                if (mine, his) != (his_my_tag, his_his_tag):
-                    self._send(node.text, (Atom("cancel_connect"), self._own_atom, his_his_tag))
-                    if meeting is not None:
-                        self._meet_again(node.text)
+                # Of an earlier tag of ours: that he has a later one is on its way to him.
+                if meeting is not None and meeting.my_tag == my_tag and meeting.his_tag != his_tag:
+                    self._send(node.text, (Atom("cancel_connect"), self._own_atom, his_tag))
+                    self._meet_again(node.text)
             case (Atom("cancel_connect"), Atom() as node, tag):
                 meeting = self._meetings.get(node.text)
                 if meeting is not None and meeting.my_tag == tag:
@@ -322,7 +340,8 @@ class GlobalServer:
             case (Atom("lost_connection"), Atom() as one, epoch, int() as number, Atom() as other):
                 self._connection_lost(message, one.text, epoch, number, other.text)
             case (Atom("remove_connection"), Atom() as node):
-                self._remove_connection(node.text)
+                if not self._is_stale(node.text):
+                    self._remove_connection(node.text)
             case (Atom("extra_nodedown"), Atom() as node):
                 self._forget_node(node.text, lost=True)
             case (Atom("whereis"), name, (Pid() as pid, tag)):
@@ -362,11 +381,11 @@ class GlobalServer:
             self._early[node] = (version, his_tag, locker)
             return
         if meeting.version:
+            # He has begun anew, and not told us that he gave the first one up: both do it once
+            # more, he on this.
             self._send(node, (Atom("cancel_connect"), self._own_atom, his_tag))
             self._meet_again(node)
-            meeting = self._meetings.get(node)
-            if meeting is None:
-                return
+            return
         meeting.version = version
         meeting.his_tag = his_tag
         self.locker.order(Him(node, locker, meeting.my_tag, his_tag, version))
@@ -551,13 +570,22 @@ class GlobalServer:
 
     async def _sync_other(self, node: str) -> None:
         """A node that others know becomes ours too: the cluster is a full mesh."""
-        try:
-            await self._home.node.connect(node, timeout=_CONNECT_S)
-        except TumenError as error:
-            if self.process.alive and not self.closed:
-                _log.warning("global: failed to connect to %s: %s", node, error)
-                self._forget_node(node, lost=True)
-            return
+        for tries_left in reversed(range(_CONNECT_TRIES)):
+            try:
+                await self._home.node.connect(node, timeout=_CONNECT_S)
+            except TumenError as error:
+                # It may have connected to us meanwhile, as it is told of us too.
+                if node in self._up:
+                    break
+                if self.closed or not self.process.alive:
+                    return
+                if not tries_left:
+                    _log.warning("global: failed to connect to %s: %s", node, error)
+                    self._forget_node(node, lost=True)
+                    return
+                await asyncio.sleep(random.uniform(0, _RETRY_FIRST_S))
+            else:
+                break
         self._tell(node, (Atom("in_sync"), self._own_atom, True))
 
     # -- names
@@ -607,7 +635,7 @@ class GlobalServer:
                 break
             await asyncio.sleep(random.uniform(0, _RETRY_FIRST_S))
         if self.process.alive:
-            caller.reply(self.whereis(name) or _UNDEFINED)
+            self._reply(caller, self.whereis(name) or _UNDEFINED)
 
     async def change(self, work: Callable[[], Any | None]) -> bool:
         """Runs `work` while we have the lock of all known nodes; it gives the request that all of
@@ -809,7 +837,7 @@ class GlobalServer:
     async def _answer_sync(self, nodes: set[str], caller: Caller) -> None:
         await self.sync(nodes)
         if self.process.alive:
-            caller.reply(_OK)
+            self._reply(caller, _OK)
 
     def _check_synced(self) -> None:
         for waiting, future in list(self._synced_waiters):
