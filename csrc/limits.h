@@ -116,6 +116,11 @@ static_assert(TM_ATOM_CACHE_BYTES_MAX >= 2048 * TM_ATOM_CHARS_MAX, "a table of t
 #define TM_ATOM_POOL_BYTES_MAX (64 * TM_MIB)
 static_assert(TM_ATOM_POOL_BYTES_MAX >= 16 * TM_ATOM_CACHE_BYTES_MAX, "many caches fit");
 
+/* Messages of up to this many bytes come and go in memory of the heap that stays mapped: glibc gives a
+ * block back to the system, and takes a page fault for each 4 KiB of the next, unless it has seen one
+ * of that size freed. Half of the work of receiving 64 KiB was that. */
+#define TM_HEAP_BLOCK_BYTES (4 * TM_MIB)
+
 /* Unfinished messages in fragments of one connection: how many, since each sending process of a peer
  * may have one, and what they hold together, bytes. */
 #define TM_SEQUENCE_COUNT_MAX 4096
