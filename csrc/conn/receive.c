@@ -67,8 +67,8 @@ tm_inbox_term tm_receive_term(const tm_connection *conn, const tm_walk_result *w
                            .memory = conn->incoming->memory};
 }
 
-/* The same with the faults settled. 0, or the connection is closed (negative), or it was refused with an
- * event (1). */
+/* The same with the faults settled. 0, or the connection is closed (negative), or it was refused
+ * with an event (1). */
 static int receive_walk(tm_connection *conn, tm_proc_key key, tm_bytes *payload,
                         tm_walk_result *walked)
 {

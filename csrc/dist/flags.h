@@ -45,8 +45,8 @@ static_assert(TM_DFLAGS_M26 == UINT64_C(0x403070f94), "the set that OTP 28 was s
  *   SPAWN                   erpc and rpc from OTP 25 on need it; each request is answered
  *   ALIAS                   without it the BEAM drops replies of gen_server calls in silence
  *   DIST_HDR_ATOM_CACHE     atoms are numbers on the wire; what we send has them in full
- *   FRAGMENTS               large messages mix with small ones; with it or the one above every frame
- *                           has a header
+ *   FRAGMENTS               large messages mix with small ones; with it or the one above every
+ *                           frame has a header
  * Not announced, because its messages are not handled: ALTACT_SIG. NAME_ME is set only when asking
  * for a name. */
 #define TM_DFLAGS_OURS                                                                             \

@@ -75,7 +75,7 @@ static int sequence_reserve(tm_fragments *fragments, tm_sequence *sequence, size
     if (others > bytes_max || need > bytes_max - others)
         return fragment_limit(what, "unfinished messages hold more than reassembly_bytes_max");
     uint64_t held = sequence->memory.size;
-    /* Most messages end with their second fragment, which is short: at first there is a little room. */
+    /* Most messages end with their second fragment, which is short: a little room at first. */
     uint64_t size = held ? product(need, GROWTH_FACTOR) : need + need / FIRST_ROOM_DIVISOR;
     if (size > sequence->expected) size = sequence->expected;
     if (size < 2 * held) size = 2 * held;
