@@ -456,7 +456,6 @@ static void receive_relieve_atoms(tm_connection *last)
         }
     }
     tm_connection_close(worst, TM_EPEER_LIMIT, "atom_cache_full");
-    tm_fragments_fini(&worst->fragments);
     tm_atom_cache_fini(&worst->atoms);
 }
 
