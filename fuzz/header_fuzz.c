@@ -1,6 +1,6 @@
-/* Do the atoms and fragments of a peer cost no more memory than they may, is every message put together
- * from what came, and do its terms mean the same once their atoms are written out? The first byte picks
- * limits, the rest is the stream of a connected peer, in parts. */
+/* Do the atoms and fragments of a peer cost no more memory than they may, is every message put
+ * together from what came, and do its terms mean the same once their atoms are written out? The
+ * first byte picks limits, the rest is the stream of a connected peer, in parts. */
 #include "dist/control_test.h"
 #include "dist/fragment.h"
 #include "split.h"
@@ -61,7 +61,7 @@ static tm_walk_limits walk_limits(const tm_atom_header *header)
     return limits;
 }
 
-/* A payload is written out as the inbox does it, beside and in place; the result has no reference. */
+/* A payload is written out as the inbox does it, beside and in place; no reference is left. */
 static void check_payload(tm_bytes payload, const tm_atom_header *header)
 {
     tm_alloc libc = tm_alloc_libc(NULL);

@@ -245,6 +245,8 @@ void tm_connection_close(tm_connection *conn, int code, const char *text)
     tumen_node *node = conn->node;
     tm_peer *peer = conn->peer;
     tm_timer_cancel(&node->engine->wheel, &conn->tick_timer);
+    /* Not a byte of them will be wanted; the atoms may be in use until the frame is done with. */
+    tm_fragments_fini(&conn->fragments);
     tm_node_lock_engine(node);
     uint64_t lost = peer->queue.messages;
     tm_connection_write_lost(conn, peer);

@@ -233,3 +233,15 @@ async def test_message_over_the_limit_is_refused_when_it_is_whole() -> None:
             refused = await s.event(events.Refused, evil.name)
             assert refused.size == len(data) + 4
             assert holding(s, evil) == 0
+
+
+async def test_atoms_do_not_make_a_message_larger_than_the_limit() -> None:
+    """Two bytes on the wire stand for 255 of text."""
+    async with scene(limits=Limits(message_bytes_max=10_000)) as s:
+        with connected(s) as evil:
+            ctl = reg_send(evil)
+            few, many = (bytes([104, n]) + b"R\0" * n for n in (38, 40))
+            evil.send(headed(ctl + many, (8, b"x" * 255)) + headed(ctl + few, (8, None)))
+            assert await s.got(1) == [(Atom("x" * 255),) * 38]
+            refused = await s.event(events.Refused, evil.name)
+            assert "atoms written out" in refused.reason
