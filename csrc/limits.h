@@ -102,27 +102,32 @@ static_assert(TM_ATOM_BYTES_MAX == 4 * TM_ATOM_CHARS_MAX, "UTF-8 takes at most 4
  * length prefix alone is worth this much. Twice OTP's fragment size: usual frames grow once at most. */
 #define TM_FRAMER_FIRST_BYTES (128 * TM_KIB)
 
-/* Room in front of the terms of a message that is gathered from parts, bytes: the atoms that are written
- * out in it push its first bytes to the left, and its large rest stays where it is. Enough for the
- * atoms of a tuple or two around a binary. */
+/* Room in front of the terms of a message that is gathered from parts, bytes: the atoms that are
+ * written out in it push its first bytes to the left, and its large rest stays where it is. Enough
+ * for the atoms of a tuple or two around a binary. */
 #define TM_FRAME_HEADROOM (1 * TM_KIB)
 
-/* Atoms in the cache of one connection, bytes of text: every one of its 2048 slots may hold 255 ASCII
- * characters. An atom of wider characters takes more, but nobody has a table of those. */
+/* Atoms in the cache of one connection, bytes of text: every one of its 2048 slots may hold 255
+ * ASCII characters. An atom of wider characters takes more, but nobody has a table of those. */
 #define TM_ATOM_CACHE_BYTES_MAX (512 * TM_KIB)
 static_assert(TM_ATOM_CACHE_BYTES_MAX >= 2048 * TM_ATOM_CHARS_MAX, "a table of the longest names");
-/* All atoms that the caches of one engine hold, bytes. Connections share them: a cluster's few thousand
- * are below 1 MiB. Over it the connection whose cache is largest is closed. */
+/* All atoms that the caches of one engine hold, bytes. Connections share them: a cluster's few
+ * thousand are below 1 MiB. Over it the connection whose cache is largest is closed. */
 #define TM_ATOM_POOL_BYTES_MAX (64 * TM_MIB)
 static_assert(TM_ATOM_POOL_BYTES_MAX >= 16 * TM_ATOM_CACHE_BYTES_MAX, "many caches fit");
 
-/* Unfinished messages in fragments of one connection: how many, since each sending process of a peer
- * may have one, and what they hold together, bytes. */
+/* Messages of up to this many bytes come and go in memory of the heap that stays mapped: glibc
+ * gives a block back to the system, and takes a page fault for each 4 KiB of the next, unless it
+ * has seen one of that size freed. Half of the work of receiving 64 KiB was that. */
+#define TM_HEAP_BLOCK_BYTES (4 * TM_MIB)
+
+/* Unfinished messages in fragments of one connection: how many, since each sending process of a
+ * peer may have one, and what they hold together, bytes. */
 #define TM_SEQUENCE_COUNT_MAX 4096
 #define TM_REASSEMBLY_BYTES_DEFAULT (256 * TM_MIB)
 static_assert(TM_MESSAGE_BYTES_DEFAULT < TM_REASSEMBLY_BYTES_DEFAULT, "a whole message fits");
-/* An unfinished message may wait so many tick times for its next fragment: a process that still runs
- * sends one whenever the connection has room. */
+/* An unfinished message may wait so many tick times for its next fragment: a process that still
+ * runs sends one whenever the connection has room. */
 #define TM_SEQUENCE_IDLE_TICK_TIMES 2
 
 /* net_ticktime, seconds: a connection is down when no whole frame came for between T - T/4 and

@@ -161,13 +161,14 @@ typedef struct tumen_node_options {
     int epmd_mode;            /* enum tumen_epmd_mode */
     const char *epmd_address; /* where our port mapper is; NULL: 127.0.0.1 */
     uint16_t epmd_port;       /* 0: 4369 */
-    /* Capability flags to announce, of those that this version can keep: to meet a peer as an older node
-     * would. 0: all. PUBLISHED follows from visible. */
+    /* Capability flags to announce, of those that this version can keep: to meet a peer as an older
+     * node would. 0: all. PUBLISHED follows from visible. */
     uint64_t flags;
 } tumen_node_options;
 
-/* Makes a node and starts to listen and register. TM_EUSE_NAME, TM_EUSE_ARG (also
- * for flags that this version cannot keep), or the -errno of listening. Registration goes on in the background: TUMEN_EVENT_REGISTERED or _REGISTER_FAILED. */
+/* Makes a node and starts to listen and register. TM_EUSE_NAME, TM_EUSE_ARG (also for flags that
+ * this version cannot keep), or the -errno of listening. Registration goes on in the background:
+ * TUMEN_EVENT_REGISTERED or _REGISTER_FAILED. */
 TUMEN_API int tumen_node_create(tumen_engine *engine, const tumen_node_options *options,
                                 tumen_node **node);
 /* Ends it: peers see every connection close, after what is queued was written or 500 ms have passed.

@@ -431,6 +431,13 @@ static void engine_free(tumen_engine *engine)
     tm_alloc_free(&libc, engine, sizeof *engine);
 }
 
+/* One large block that is freed teaches the C library that there will be more: see
+ * TM_HEAP_BLOCK_BYTES. Not a byte of it is touched. */
+static void engine_warm_heap(const tm_alloc *libc)
+{
+    tm_alloc_free(libc, tm_alloc_get(libc, TM_HEAP_BLOCK_BYTES), TM_HEAP_BLOCK_BYTES);
+}
+
 int tumen_engine_create(const tumen_engine_options *options, tumen_engine **out)
 {
     tumen_engine_options chosen = options ? *options : (tumen_engine_options){0};
@@ -441,6 +448,7 @@ int tumen_engine_create(const tumen_engine_options *options, tumen_engine **out)
     tumen_engine *engine = tm_alloc_zero(&libc, sizeof *engine);
     if (!engine) return TM_ENOMEM;
     engine->alloc = tm_alloc_libc(&engine->stats);
+    engine_warm_heap(&libc);
     engine->driver = chosen.driver;
     engine->wanted_backend = chosen.backend;
     engine->sockets_max = chosen.sockets_max ? chosen.sockets_max : SOCKETS_DEFAULT;

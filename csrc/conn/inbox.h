@@ -1,9 +1,9 @@
 /* From the engine to the consumer of one node: events with their bytes, packed into blocks.
  *
- * Several producers (the engine, and callers whose act has a local effect), one consumer. An event is
- * written once and never moves, so its spans point into its block; only a large term stays in the memory
- * that it was assembled in, which becomes the event's. The consumer takes all blocks at once and reads
- * without a lock. */
+ * Several producers (the engine, and callers whose act has a local effect), one consumer. An event
+ * is written once and never moves, so its spans point into its block; only a large term stays in
+ * the memory that it was assembled in, which becomes the event's. The consumer takes all blocks at
+ * once and reads without a lock. */
 #ifndef TM_CONN_INBOX_H
 #define TM_CONN_INBOX_H
 
@@ -17,8 +17,8 @@
 
 /* Bytes of a block; an event that is larger gets a block of its own. */
 #define TM_INBOX_BLOCK_BYTES ((size_t)64 * 1024)
-/* A term of at least so many bytes stays where it was assembled, if it fills half of that. Below it a
- * copy costs less than another piece of memory. */
+/* A term of at least so many bytes stays where it was assembled, if it fills half of that. Below it
+ * a copy costs less than another piece of memory. */
 #define TM_INBOX_TAKE_BYTES_MIN ((size_t)8 * 1024)
 
 /* Where events come from: counts what waits for the consumer, so that the node can close the connection
@@ -57,8 +57,8 @@ typedef struct tm_inbox_term {
  * soon (end of the engine's turn); else a sleeping consumer is signalled at once. 0 or TM_ENOMEM. */
 TM_MUST_CHECK int tm_inbox_put(tm_inbox *inbox, const tumen_event *event, tm_source *source,
                                int later);
-/* The same for a term from a frame: event->term is where it lies, with its references to atoms. When its
- * memory is taken, nothing else in it may be used any more. */
+/* The same for a term from a frame: event->term is where it lies, with its references to atoms.
+ * When its memory is taken, nothing else in it may be used any more. */
 TM_MUST_CHECK int tm_inbox_put_term(tm_inbox *inbox, const tumen_event *event,
                                     const tm_inbox_term *term, tm_source *source, int later);
 /* Signals a sleeping consumer if events wait. */

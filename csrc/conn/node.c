@@ -380,7 +380,7 @@ int tumen_node_create(tumen_engine *engine, const tumen_node_options *options, t
 {
     if (engine->forked) return TM_EFORKED;
     if (!options || !options->name || !options->cookie || options->epmd_mode < 0 ||
-        options->epmd_mode > TUMEN_EPMD_NONE || options->flags & ~TM_DFLAGS_ABLE)
+        options->epmd_mode > TUMEN_EPMD_NONE || options->flags & ~TM_DFLAGS_OURS)
         return TM_EUSE_ARG;
     size_t cookie_len = strlen(options->cookie);
     if (cookie_len == 0 || cookie_len > TM_COOKIE_BYTES_MAX) return TM_EUSE_ARG;

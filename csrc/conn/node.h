@@ -180,8 +180,8 @@ bool tm_connection_write_direct(tm_peer *peer);
 void tm_connection_fill(const tm_peer *peer, tumen_connection *info);
 uint64_t tm_connection_waiting(const struct tm_connection *conn);
 uint64_t tm_connection_epoch(const struct tm_connection *conn);
-/* receive.c: puts a message (event: all but process) into the inbox, within the mailbox bound; term as for
- * tm_inbox_put_term. Engine. */
+/* receive.c: puts a message (event: all but process) into the inbox, within the mailbox bound; term
+ * as for tm_inbox_put_term. Engine. */
 int tm_node_deliver(tumen_node *node, tm_proc_key key, tumen_event *event,
                     const tm_inbox_term *term, tm_source *source);
 /* Ends a process whose mailbox has grown over its bound. Under the lock. */

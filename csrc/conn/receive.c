@@ -56,8 +56,13 @@ int tm_receive_walk(tm_connection *conn, tm_bytes *payload, tm_walk_result *walk
     }
     tm_walk_limits limits = receive_limits(conn, incoming->header);
     int rc = tm_etf_walk(*payload, &limits, &conn->node->engine->alloc, walked);
-    if (!rc) payload->len = walked->len;
-    return rc;
+    if (rc) return rc;
+    payload->len = walked->len;
+    /* Two bytes can become a thousand. */
+    uint64_t bytes_max = tm_node_limit(conn->node, TUMEN_LIMIT_MESSAGE_BYTES);
+    if (!walked->refs.growth || walked->len + walked->refs.growth <= bytes_max) return 0;
+    walked->what = "message larger than message_bytes_max with its atoms written out";
+    return TM_EPEER_LIMIT;
 }
 
 tm_inbox_term tm_receive_term(const tm_connection *conn, const tm_walk_result *walked)
@@ -67,8 +72,8 @@ tm_inbox_term tm_receive_term(const tm_connection *conn, const tm_walk_result *w
                            .memory = conn->incoming->memory};
 }
 
-/* The same with the faults settled. 0, or the connection is closed (negative), or it was refused with an
- * event (1). */
+/* The same with the faults settled. 0, or the connection is closed (negative), or it was refused
+ * with an event (1). */
 static int receive_walk(tm_connection *conn, tm_proc_key key, tm_bytes *payload,
                         tm_walk_result *walked)
 {

@@ -81,6 +81,10 @@ void tm_atom_cache_fini(tm_atom_cache *cache)
 
 static tm_cached_atom *slot_get(const tm_atom_cache *cache, size_t slot)
 {
+#ifdef TM_PLANTED_BUG /* planted for the fuzz target: a chunk's last slot lies behind its end */
+    if (cache->chunks && cache->chunks[slot / TM_ATOM_CHUNK_SLOTS])
+        return cache->chunks[slot / TM_ATOM_CHUNK_SLOTS][slot % TM_ATOM_CHUNK_SLOTS + 1];
+#endif
     tm_cached_atom **chunk = cache->chunks ? cache->chunks[slot / TM_ATOM_CHUNK_SLOTS] : NULL;
     return chunk ? chunk[slot % TM_ATOM_CHUNK_SLOTS] : NULL;
 }

@@ -41,9 +41,9 @@ typedef struct tm_control_item {
     };
 } tm_control_item;
 
-/* One control message. All spans are borrowed from the frame and its atoms or point into the struct's
- * own memory: not to be copied by assignment after a parse. What an operation does not have is
- * zero. */
+/* One control message. All spans are borrowed from the frame and its atoms or point into the
+ * struct's own memory: not to be copied by assignment after a parse. What an operation does not
+ * have is zero. */
 typedef struct tm_control {
     uint8_t op;           /* canonical, enum tm_opcode */
     bool has_token;       /* token is set */
@@ -85,8 +85,8 @@ static inline void tm_control_init(tm_control *control, enum tm_opcode op)
  * version byte stands before the payload, as in pass-through frames. Fills *payload with the bytes
  * from the payload's tag on (bytes behind the payload included: the walk finds its end), empty for
  * an operation without one; what follows such an operation is ignored. limits and alloc serve the
- * terms inside the tuple; the atoms of the frame are in limits, and none of what is filled refers to
- * them but the payload.
+ * terms inside the tuple; the atoms of the frame are in limits, and of what is filled the payload
+ * alone refers to them.
  * 0, TM_CONTROL_UNKNOWN, TM_EPEER_MALFORMED (fault tells offset and reason), TM_EPEER_LIMIT
  * (well-formed and filled like for 0, but a term of the tuple is over a limit) or TM_ENOMEM. fault
  * may be NULL. To be followed by tm_control_fini, whatever the answer. */

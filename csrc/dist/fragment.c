@@ -5,6 +5,7 @@
 /* A message grows to what its count of fragments promises, but memory is at most so many times what
  * has come: a lie costs no more than that. */
 #define GROWTH_FACTOR 4
+#define FIRST_ROOM_DIVISOR 4
 
 static void fragments_invariants(const tm_fragments *fragments)
 {
@@ -73,10 +74,14 @@ static int sequence_reserve(tm_fragments *fragments, tm_sequence *sequence, size
     uint64_t others = fragments->bytes - sequence->memory.size;
     if (others > bytes_max || need > bytes_max - others)
         return fragment_limit(what, "unfinished messages hold more than reassembly_bytes_max");
-    uint64_t size = product(need, GROWTH_FACTOR);
+    uint64_t held = sequence->memory.size;
+    /* Most messages end with their second fragment, which is short: a little room at first. */
+    uint64_t size = held ? product(need, GROWTH_FACTOR) : need + need / FIRST_ROOM_DIVISOR;
     if (size > sequence->expected) size = sequence->expected;
-    if (size < 2 * (uint64_t)sequence->memory.size) size = 2 * (uint64_t)sequence->memory.size;
-    if (size > bytes_max - others) size = bytes_max - others;
+    if (size < 2 * held) size = 2 * held;
+    /* What is not yet needed leaves most of the room to the others. */
+    uint64_t spare = (bytes_max - others - need) / GROWTH_FACTOR;
+    if (size > need + spare) size = need + spare;
     if (size < need) size = need;
     *what = "out of memory";
     int rc = tm_slab_resize(fragments->alloc, &sequence->memory, (size_t)size);

@@ -1,9 +1,9 @@
 /* Messages in fragments: from the first one, which has the whole control message, to the last.
  *
- * A sequence is known by a number of its sender's. Its fragments count down to 1, come in order, and
- * mix with those of other sequences and with whole frames. What has come is kept in one piece of
- * memory, which grows with the bytes that came and never by the count that was promised, and which
- * is handed over when the last one is there. Pure. */
+ * A sequence is known by a number of its sender's. Its fragments count down to 1, come in order,
+ * and mix with those of other sequences and with whole frames. What has come is kept in one piece
+ * of memory, which grows with the bytes that came and never by the count that was promised, and
+ * which is handed over when the last one is there. Pure. */
 #ifndef TM_DIST_FRAGMENT_H
 #define TM_DIST_FRAGMENT_H
 
@@ -51,16 +51,17 @@ void tm_fragments_init(tm_fragments *fragments, tm_atom_pool *pool);
 void tm_fragments_fini(tm_fragments *fragments);
 
 /* A first fragment of at least two: opens its sequence. terms as tm_frame_open has filled it,
- * control_len bytes of it the control message, header its atoms.
- * 0; TM_EPEER_MALFORMED (a number that is 0 or taken), TM_EPEER_LIMIT (too many sequences, or too many
- * bytes) and TM_ENOMEM end the connection, with *what saying why. */
+ * control_len bytes of it the control message, header its atoms. 0; TM_EPEER_MALFORMED (a number
+ * that is 0 or taken), TM_EPEER_LIMIT (too many sequences, or too many bytes) and TM_ENOMEM end the
+ * connection, with *what saying why. */
 TM_MUST_CHECK int tm_fragments_open(tm_fragments *fragments, const tm_frame_terms *terms,
                                     size_t control_len, const tm_atom_header *header,
                                     const tm_fragment_limits *limits, uint64_t now_ns,
                                     const char **what);
 
-/* Another fragment. 0; *done is the sequence if this was its last fragment, to be freed, else NULL.
- * Errors as above, and TM_EPEER_MALFORMED for a sequence that is not open or a number out of order. */
+/* Another fragment. 0; *done is the sequence if this was its last fragment, to be freed, else
+ * NULL. Errors as above, and TM_EPEER_MALFORMED for a sequence that is not open or a number out
+ * of order. */
 TM_MUST_CHECK int tm_fragments_add(tm_fragments *fragments, const tm_frame_terms *terms,
                                    const tm_fragment_limits *limits, uint64_t now_ns,
                                    tm_sequence **done, const char **what);
@@ -68,7 +69,7 @@ TM_MUST_CHECK int tm_fragments_add(tm_fragments *fragments, const tm_frame_terms
 /* Frees a sequence that is done; its memory too, unless that was taken (ptr NULL). */
 void tm_sequence_free(tm_fragments *fragments, tm_sequence *sequence);
 
-/* The longest time for which a sequence has waited for its next fragment, ns; 0 when none is open. */
+/* The longest that a sequence has waited for its next fragment, ns; 0 when none is open. */
 uint64_t tm_fragments_idle_ns(const tm_fragments *fragments, uint64_t now_ns);
 
 #endif

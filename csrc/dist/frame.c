@@ -10,9 +10,6 @@
 #define HEADER_FRAGMENT_FIRST 69
 #define HEADER_FRAGMENT_NEXT 70
 
-/* Flags that give every frame a distribution header instead of the pass-through byte. */
-#define HEADER_FLAGS (TM_DFLAG(DIST_HDR_ATOM_CACHE) | TM_DFLAG(FRAGMENTS))
-
 /* -- in ---------------------------------------------------------------------------------------- */
 
 static void framer_invariants(const tm_framer *framer)
@@ -189,8 +186,8 @@ int tm_frame_open(uint64_t flags, tm_bytes body, tm_frame_terms *terms, tm_fault
     *terms = (tm_frame_terms){0};
     tm_cursor c = tm_cursor_of(body);
     if (body.len < 2) return frame_wrong(fault, body.len, "a frame too short to hold a message");
-    int rc = flags & HEADER_FLAGS ? open_header(flags, &c, terms, fault)
-                                  : open_pass_through(&c, terms, fault);
+    int rc = flags & TM_DFLAGS_HEADER ? open_header(flags, &c, terms, fault)
+                                      : open_pass_through(&c, terms, fault);
     if (!rc) terms->bytes = tm_bytes_of(c.ptr, tm_cursor_left(&c));
     return rc;
 }
@@ -219,7 +216,7 @@ static int frame_head(tm_buf *out, uint64_t flags, const tm_control *control, bo
 {
     static const uint8_t pass[] = {0, 0, 0, 0, PASS_THROUGH, TM_ETF_VERSION};
     static const uint8_t header[] = {0, 0, 0, 0, TM_ETF_VERSION, HEADER_NORMAL, 0};
-    bool headed = flags & HEADER_FLAGS;
+    bool headed = flags & TM_DFLAGS_HEADER;
     if (payload && !payload_len) return TM_EUSE_ARG;
     size_t start = out->len;
     int rc =

@@ -3,8 +3,8 @@
  * The framer cuts the stream. A frame that lies whole in the input is handed out in place; only a
  * partial one is gathered in memory of the framer, which grows with the bytes that came and never
  * by the length that was promised, and which is given back when the frame is done, or taken over by
- * whoever wants to keep it. tm_frame_open then finds the terms in a frame, in the form that the flags
- * of the connection fix, and tm_frame_atoms the atoms that they refer to. Pure. */
+ * whoever wants to keep it. tm_frame_open then finds the terms in a frame, in the form that the
+ * flags of the connection fix, and tm_frame_atoms the atoms that they refer to. Pure. */
 #ifndef TM_DIST_FRAME_H
 #define TM_DIST_FRAME_H
 
@@ -45,8 +45,8 @@ TM_MUST_CHECK int tm_framer_feed(tm_framer *framer, tm_bytes *input, tm_frame *f
  * frame at most. */
 static inline size_t tm_framer_held(const tm_framer *framer) { return framer->memory.size; }
 
-/* The memory of the frame that was handed out last, to be taken with tm_slab_take, or left: its body
- * starts TM_FRAME_HEADROOM bytes in. NULL for a frame that lay in the input. */
+/* The memory of the frame that was handed out last, to be taken with tm_slab_take, or left: its
+ * body starts TM_FRAME_HEADROOM bytes in. NULL for a frame that lay in the input. */
 static inline tm_slab *tm_framer_memory(tm_framer *framer)
 {
     return framer->handed_out ? &framer->memory : NULL;
@@ -72,8 +72,8 @@ typedef struct tm_frame_terms {
  * the legal forms. 0, or TM_EPEER_MALFORMED with fault (which may be NULL). */
 TM_MUST_CHECK int tm_frame_open(uint64_t flags, tm_bytes body, tm_frame_terms *terms,
                                 tm_fault *fault);
-/* The list of atoms of a frame that has one: reads it, and lets terms->bytes start behind it. For other
- * frames header is empty then. Errors as tm_atom_cache_read, with fault. */
+/* The list of atoms of a frame that has one: reads it, and lets terms->bytes start behind it. For
+ * other frames header is empty then. Errors as tm_atom_cache_read, with fault. */
 TM_MUST_CHECK int tm_frame_atoms(tm_atom_cache *cache, tm_bytes body, tm_frame_terms *terms,
                                  tm_atom_header *header, tm_fault *fault);
 

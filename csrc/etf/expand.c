@@ -69,8 +69,8 @@ const uint8_t *tm_etf_skip(const uint8_t *ptr)
     return ptr;
 }
 
-/* Moves on past terms until behind the next one that is a reference or has one in it. NULL: there is
- * none up to the end. */
+/* Moves on past terms until behind the next one that is a reference or has one in it. NULL: there
+ * is none up to the end. */
 static const uint8_t *scan_ref(tm_cursor *c)
 {
     while (c->ptr < c->end) {

@@ -59,7 +59,8 @@ class Limits:
     handshake_time_ms: int = 7_000
     # Inbound connections that have not proved their cookie yet.
     half_open_count_max: int = 512
-    # What one connection holds of messages of which fragments are missing; over it it is closed.
+    # What one connection holds of messages of which fragments are missing; over it it is closed. To
+    # be raised with message_bytes_max: a large message and others beside it must fit.
     reassembly_bytes_max: int = 256 * MIB
 
     # Threads for exposed plain functions and blocking handlers.

@@ -45,8 +45,10 @@ def cached(node: tumen.Node, beam: peers.Beam) -> int:
 async def collect(
     node: tumen.Node, beam: peers.Beam, count: int, ask: Callable[[tumen.Pid], Any]
 ) -> list[Any]:
-    """What a process gets that is told of itself to `ask`: so many messages. The nodes are connected
-    before, since what a BEAM has queued until then comes without a cache."""
+    """What a process gets whose pid `ask` is told: so many messages.
+
+    The nodes are connected before: what a BEAM has queued until then comes without a cache.
+    """
     assert await node.ping(beam.name)
     got: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
 
