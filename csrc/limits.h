@@ -163,6 +163,13 @@ static_assert(TM_MESSAGE_BYTES_DEFAULT < TM_REASSEMBLY_BYTES_DEFAULT, "a whole m
 #define TM_SEND_BATCH_SEGMENTS 64
 static_assert(TM_SEND_BATCH_SEGMENTS <= 1024, "IOV_MAX");
 
+/* Atoms that a connection sends by number, how many and how long, bytes: the names of the two nodes, and
+ * of the registered processes that are spoken to most. All together they cost a connection less than one
+ * KiB, from its first message on. */
+#define TM_ATOM_SENDER_COUNT_MAX 16
+#define TM_ATOM_SENDER_TEXT_MAX 47
+static_assert(TM_ATOM_SENDER_COUNT_MAX <= 256, "all slots lie in the first segment");
+
 /* A payload above this goes out in fragments, and each of them carries so many bytes of it: OTP's own
  * size. What others send waits for one write of them at most. */
 #define TM_FRAGMENT_BYTES (64 * TM_KIB)

@@ -97,6 +97,7 @@ static void connection_free(tm_connection *conn)
     tm_fragments_fini(&conn->fragments);
     tm_atom_cache_fini(&conn->atoms);
     tm_buf_fini(&conn->out);
+    tm_alloc_free(alloc, conn->atoms_out, sizeof *conn->atoms_out);
     tm_buf_fini(&conn->carried);
     tm_source_unref(conn->source);
     tm_list_remove(&conn->link);

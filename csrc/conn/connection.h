@@ -6,6 +6,7 @@
 #ifndef TM_CONN_CONNECTION_H
 #define TM_CONN_CONNECTION_H
 
+#include "../dist/atom_sender.h"
 #include "../dist/fragment.h"
 #include "flow.h"
 #include "node.h"
@@ -37,9 +38,10 @@ typedef struct tm_connection {
     tm_command resume; /* a caller's direct write has left the rest to the engine */
 
     /* the write in flight: owned by whoever set peer->sending (the engine, or a caller) */
-    tm_entry *writing; /* entries of this write, in order */
-    tm_flow *flows;    /* behind them: flows with fragments in this write, in order */
-    tm_buf out;        /* their contiguous bytes */
+    tm_entry *writing;         /* entries of this write, in order */
+    tm_flow *flows;            /* behind them: flows with fragments in this write, in order */
+    tm_buf out;                /* their contiguous bytes */
+    tm_atom_sender *atoms_out; /* NULL: none are sent by number, or nothing was sent yet */
     struct iovec iov[TM_SEND_BATCH_SEGMENTS];
     int iov_count, iov_next;
     tm_buf carried; /* the last words of the handshake, still in flight */

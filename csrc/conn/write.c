@@ -200,6 +200,7 @@ static int build_entry(struct build *build, const tm_entry *entry)
     tm_connection *conn = build->conn;
     tumen_node *node = conn->node;
     bool segments;
+    size_t start = conn->out.len;
     if (entry_is_stale(conn, entry)) return 0;
     int rc = tm_entry_write(entry, tm_node_name(node), node->creation, build->peer->name,
                             conn->flags, &conn->out, &segments);
@@ -207,6 +208,8 @@ static int build_entry(struct build *build, const tm_entry *entry)
         TM_ATOMIC_ADD(&node->operations_refused, 1);
         return 0;
     }
+    if (!rc && conn->atoms_out && entry->op != TM_ENTRY_TICK)
+        rc = tm_atom_sender_shorten(conn->atoms_out, &conn->out, start);
     for (size_t i = 0; !rc && segments && i < entry->part_count; i++)
         rc =
             build_span(build, tm_private(entry->parts[i].bytes), part_is_segment(&entry->parts[i]));
@@ -223,11 +226,13 @@ static int build_flow(struct build *build, tm_flow *flow)
     uint64_t number = flow->left + flow->burst;
     tm_payload_at at = flow->burst_at;
     for (; number > flow->left; number--) {
+        size_t start = conn->out.len;
         int rc =
             number == tm_sequence_count(payload)
                 ? tm_entry_write_first(entry, tm_node_name(node), node->creation, build->peer->name,
                                        conn->flags, flow->sequence, &conn->out)
                 : tm_sequence_next(&conn->out, flow->sequence, payload, number);
+        if (!rc && conn->atoms_out) rc = tm_atom_sender_shorten(conn->atoms_out, &conn->out, start);
         flow->refused = rc == TM_ENOTSUP;
         if (flow->refused) {
             TM_ATOMIC_ADD(&node->operations_refused, 1);
@@ -243,19 +248,34 @@ static int build_flow(struct build *build, tm_flow *flow)
     return 0;
 }
 
+static int build_claimed(struct build *build)
+{
+    for (tm_entry *entry = build->conn->writing; entry; entry = entry->next) {
+        int rc = build_entry(build, entry);
+        if (rc) return rc;
+    }
+    for (tm_flow *flow = build->conn->flows; flow; flow = flow->writing) {
+        int rc = build_flow(build, flow);
+        if (rc) return rc;
+    }
+    return 0;
+}
+
 /* Makes the bytes of what was claimed. */
 static int write_build(tm_connection *conn, const tm_peer *peer)
 {
     struct build build = {.conn = conn, .peer = peer};
     conn->out.len = 0;
     conn->iov_count = conn->iov_next = 0;
-    for (tm_entry *entry = conn->writing; entry; entry = entry->next) {
-        int rc = build_entry(&build, entry);
-        if (rc) return rc;
-    }
-    for (tm_flow *flow = conn->flows; flow; flow = flow->writing) {
-        int rc = build_flow(&build, flow);
-        if (rc) return rc;
+    /* Without memory for it atoms are written out. */
+    if (conn->flags & TM_DFLAG(DIST_HDR_ATOM_CACHE) && !conn->atoms_out)
+        conn->atoms_out = tm_alloc_zero(&conn->node->engine->alloc, sizeof *conn->atoms_out);
+    uint32_t known = conn->atoms_out ? conn->atoms_out->count : 0;
+    int rc = build_claimed(&build);
+    if (rc) {
+        /* Nothing of it will leave as it is. */
+        if (conn->atoms_out) conn->atoms_out->count = known;
+        return rc;
     }
     segment_out(&build);
     /* Now that conn->out no longer moves, offsets become addresses. */
