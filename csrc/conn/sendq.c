@@ -123,7 +123,7 @@ static void entry_control(const tm_entry *entry, tm_bytes our, tm_bytes peer, tm
     tm_control_init(control, entry->op);
     if (entry->from_name)
         control->from = (tm_control_item){.kind = TM_ITEM_NAME, .name = entry->name};
-    else if (entry->from.creation)
+    else if (entry->from.creation || !entry->message) /* a peer may have named us with creation 0 */
         control->from = pid_item(entry->from, our);
     if (entry->to_kind == TM_ITEM_PID)
         control->to = pid_item(entry->to, peer);

@@ -136,6 +136,7 @@ class World:
             "map": Term("other", b"t\0\0\0\1" + integer(1) + integer(2)),
             "pid_of_theirs": Term("pid", self.evil.pid(1)),
             "pid_of_ours": Term("pid", self.live),
+            "pid_of_ours_with_creation_0": Term("pid", pid(name, 99_999, 7, 0)),
             "pid_of_others": Term("pid", pid(OTHER, 1, 0, 9)),
             "pid_in_old_form": Term("pid", old_pid),
             "atom_past_the_end": Term("", b"v\xff\xff"),
