@@ -40,8 +40,9 @@ BOX = """
     P
 """
 ASK = "box ! {ask, self(), Tag}, receive {box, X} -> X after 9000 -> timeout end"
+# net_kernel learns of the end after nodes() does; until then it has no use for another connection.
 DOWN = """
-    F = fun(F) -> case lists:member(N, nodes(connected)) of
+    F = fun(F) -> case lists:member(N, nodes(connected)) orelse ets:member(sys_dist, N) of
         false -> down;
         true -> receive after 1 -> F(F) end
     end end, F(F)
