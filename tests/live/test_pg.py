@@ -248,7 +248,8 @@ async def test_monitors_tell_changes_on_both_sides(
     beam_heard = asyncio.create_task(
         shared_beam.eval(
             "{R, []} = pg:monitor(S, g), P ! go, "
-            "[receive {R, A, G, L} -> {A, G, L} after 9000 -> late end || _ <- [1, 2]]",
+            "Heard = fun() -> receive {R, A, G, L} -> {A, G, L} after 9000 -> late end end, "
+            "Joined = Heard(), P ! leave, [Joined, Heard()]",
             S=Atom(scope),
             P=node.spawn(wait_and_join(node, scope)),
         )
@@ -275,6 +276,7 @@ def wait_and_join(node: tumen.Node, scope: str) -> Callable[[tumen.Process], Awa
     async def main(proc: tumen.Process) -> None:
         assert await proc.receive() == Atom("go")
         node.pg.join(Atom("g"), proc, scope=scope)
+        assert await proc.receive() == Atom("leave")
 
     return main
 
