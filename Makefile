@@ -119,6 +119,7 @@ check: ## ruff, mypy, stubtest, clang-format, codespell, what is generated, tool
 	@codespell csrc $(PY_FILES) *.md
 	@$(PY) tools/bindgen.py --check
 	@$(PY) tools/conformance.py --check
+	@$(PY) tools/states.py --check
 	@$(PY) tools/tidy.py
 
 format: ## ruff format and clang-format, in place
@@ -129,8 +130,9 @@ format: ## ruff format and clang-format, in place
 bindings: ## src/tumen/_tumen.pxd from csrc/tumen.h
 	@$(PY) tools/bindgen.py --write
 
-docs: ## docs/conformance.md from the tests with real peers
+docs: ## docs/conformance.md from the tests with real peers, and the diagrams of ARCHITECTURE.md
 	@$(PY) tools/conformance.py --write
+	@$(PY) tools/states.py --write
 
 build:
 	@mkdir -p build
