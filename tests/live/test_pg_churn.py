@@ -184,7 +184,7 @@ def differences(one: Views, other: Views) -> list[Any]:
 
 
 async def mixed(start_beam: Callable[..., peers.Beam], seconds: float) -> None:
-    """Three BEAMs of each release, and three Python nodes: on both backends unless one is forced."""
+    """Three BEAMs of each release and three Python nodes, on both backends unless one is forced."""
     old, new = peers.otp25(), peers.otp28()
     if old is None or new is None:
         pytest.skip("needs_erlang: both releases")
