@@ -309,7 +309,11 @@ int64_t tumen_engine_timeout_ns(tumen_engine *engine)
 int tumen_engine_poll_fd(tumen_engine *engine)
 {
     if (engine->driver == TUMEN_DRIVER_THREAD) return -1;
-    return engine->io->ops->poll_fd(engine->io);
+    /* The first call changes how the backend sleeps, and the host's is one of two. */
+    pthread_mutex_lock(&engine->step_lock);
+    int fd = engine->io->ops->poll_fd(engine->io);
+    pthread_mutex_unlock(&engine->step_lock);
+    return fd;
 }
 
 /* -- the engine's own thread -------------------------------------------------------------------------- */
@@ -317,7 +321,7 @@ int tumen_engine_poll_fd(tumen_engine *engine)
 /* Loop driver: waits until the host has left work lying, then does it until the host is back. */
 static void engine_watch(tumen_engine *engine)
 {
-    int fd = engine->io->ops->poll_fd(engine->io);
+    int fd = tumen_engine_poll_fd(engine);
     bool away = false;
     uint64_t seen = TM_ATOMIC_GET(&engine->steps);
     while (!__atomic_load_n(&engine->stopping, __ATOMIC_ACQUIRE)) {
