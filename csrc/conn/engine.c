@@ -308,7 +308,7 @@ int64_t tumen_engine_timeout_ns(tumen_engine *engine)
 
 int tumen_engine_poll_fd(tumen_engine *engine)
 {
-    if (engine->driver == TUMEN_DRIVER_THREAD) return -1;
+    if (engine->driver == TUMEN_DRIVER_THREAD || engine->forked) return -1;
     /* The first call changes how the backend sleeps, and the host's is one of two. */
     pthread_mutex_lock(&engine->step_lock);
     int fd = engine->io->ops->poll_fd(engine->io);
