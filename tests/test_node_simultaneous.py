@@ -42,7 +42,9 @@ async def rounds(count: int) -> None:
             # The address is kept for later connects.
             await node.connect(other.name, address(other))
             await node.disconnect(other.name)
-        streams = [a.events(), b.events()]
+            for stream in streams:
+                while not isinstance(await told(stream), events.NodeDown):
+                    pass
         for number in range(count):
             # Another phase each round: with none, one side would win every race.
             first, second = (a, b) if number % 2 else (b, a)

@@ -127,7 +127,8 @@ class Ours:
         self.view.ended(pid)
 
     def nodeup(self, node: str) -> None:
-        self.home.send(node, (DISCOVER, self.view.own))
+        for message in self.view.greeting():
+            self.home.send(node, message)
 
     def received(self, message: Any) -> None:
         assert self.view.received(message)

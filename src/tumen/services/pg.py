@@ -33,7 +33,6 @@ __all__ = ["GroupChange", "GroupMonitor", "Groups", "Pg"]
 
 _log = logging.getLogger("tumen")
 
-_DISCOVER: Final = Atom("discover")
 _GEN_CAST: Final = Atom("$gen_cast")
 
 # A node to which we are hidden does not tell us when its scope starts: it is asked again, first
@@ -149,7 +148,8 @@ class _Scope:
         self._closed = False
         self.process = self._start_process()
         self.view = View(self.process.pid, self)
-        self._seek_all()
+        # In a moment: what opens a scope mostly joins it, and the first list then tells of that.
+        self._home.loop.call_soon(self._seek_all)
 
     # -- life
 
@@ -229,6 +229,8 @@ class _Scope:
     # -- finding peers
 
     def _seek_all(self) -> None:
+        if self._closed or not self.process.alive:
+            return
         for node, visible in self._pg.nodes.items():
             self.seek(node, visible)
 
@@ -239,12 +241,8 @@ class _Scope:
 
     def _discover(self, node: str) -> bool:
         try:
-            self._home.core.send(
-                self.process._key,
-                (self.name, node),
-                (_DISCOVER, self.process.pid),
-                connect=False,
-            )
+            for message in self.view.greeting():
+                self._home.core.send(self.process._key, (self.name, node), message, connect=False)
         except TumenError:
             return False
         return True

@@ -5,6 +5,8 @@ Who drives it hands in messages and ends of processes, and sends what it says th
 A BEAM's scope crashes on a `leave` of something that it never saw join. So a peer gets joins and
 leaves only after it got a `sync`, our full list, on the same connection; whenever that chain may be
 broken (no room in the send queue, a connection that went), the next thing it gets is a `sync`.
+Several connections may have come and gone before we learn of the first one, and what is sent goes
+out on the last: so whatever makes a peer know us, a `discover`, has a `sync` behind it.
 """
 
 from __future__ import annotations
@@ -139,6 +141,10 @@ class View:
         """Whether the members of that node are known."""
         return node in self._heard
 
+    def greeting(self) -> tuple[Any, Any]:
+        """What the scope of a node gets whose connection is new, both in this order."""
+        return (_DISCOVER, self.own), self._list()
+
     # -- our members
 
     def renew(self, own: Pid) -> None:
@@ -223,9 +229,10 @@ class View:
         peer = self._peers.get(pid)
         if peer is None or peer.synced:
             return
-        if self._sync(pid, peer) and self._heard.get(pid.node) != pid:
+        if self._heard.get(pid.node) != pid:
             # What asks for its list may have found no room either.
             self._outlet.send(pid, (_DISCOVER, self.own))
+        self._sync(pid, peer)
 
     def received(self, message: Any) -> bool:
         """A message of a peer; False for one that no scope sends."""
@@ -258,8 +265,8 @@ class View:
             peer = self._meet(pid)
             if peer is None:
                 return
-            self._sync(pid, peer)
             self._outlet.send(pid, (_DISCOVER, self.own))
+            self._sync(pid, peer)
         elif peer.foreseen:
             peer.foreseen = False
         else:
@@ -331,10 +338,13 @@ class View:
 
     # -- out
 
-    def _sync(self, pid: Pid, peer: _Peer) -> bool:
+    def _list(self) -> Any:
+        """Our full list."""
         lists = [(group.term, group.local.each()) for group in self._groups.values() if group.local]
-        peer.synced = self._outlet.send(pid, (_GEN_CAST, (_SYNC, self.own, lists)))
-        return peer.synced
+        return (_GEN_CAST, (_SYNC, self.own, lists))
+
+    def _sync(self, pid: Pid, peer: _Peer) -> None:
+        peer.synced = self._outlet.send(pid, self._list())
 
     def _tell(self, message: Any) -> None:
         for pid, peer in self._peers.items():
