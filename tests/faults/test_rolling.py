@@ -135,7 +135,7 @@ async def all_joined(beam: peers.Beam, workers: Workers) -> None:
 
 
 @pytest.mark.parametrize(
-    "seconds", [20, pytest.param(300, marks=pytest.mark.slow)], ids=["short", "long"]
+    "seconds", [12, pytest.param(300, marks=pytest.mark.slow)], ids=["short", "long"]
 )
 async def test_workers_leave_and_die_under_load_and_each_call_ends_once(
     backend: str,

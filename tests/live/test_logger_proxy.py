@@ -102,7 +102,7 @@ async def test_crash_report_of_a_beam_process_is_readable(
     )
     await until(lambda: events(caplog))
     record: Any = events(caplog)[0]
-    assert "crasher:" in record.getMessage()
+    assert "initial call:" in record.getMessage()
     assert "boom" in record.getMessage()
     assert record.erlang_report[Atom("label")] == (Atom("proc_lib"), Atom("crash"))
 
