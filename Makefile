@@ -110,7 +110,7 @@ fuzz: setup-test ## a long run of each fuzz target (SECONDS_EACH=600)
 C_FILES = $(shell find csrc fuzz -name '*.[ch]')
 PY_FILES = src tests tools bench examples fuzz
 
-check: ## ruff, mypy, stubtest, clang-format, codespell, generated bindings, tools/tidy.py
+check: ## ruff, mypy, stubtest, clang-format, codespell, what is generated, tools/tidy.py
 	@ruff check $(PY_FILES)
 	@ruff format --check --quiet $(PY_FILES) || { echo 'ruff format: run `make format`'; exit 1; }
 	@mypy
@@ -118,6 +118,8 @@ check: ## ruff, mypy, stubtest, clang-format, codespell, generated bindings, too
 	@clang-format --dry-run -Werror $(C_FILES) || { echo 'clang-format: run `make format`'; exit 1; }
 	@codespell csrc $(PY_FILES) *.md
 	@$(PY) tools/bindgen.py --check
+	@$(PY) tools/conformance.py --check
+	@$(PY) tools/states.py --check
 	@$(PY) tools/tidy.py
 
 format: ## ruff format and clang-format, in place
@@ -127,6 +129,10 @@ format: ## ruff format and clang-format, in place
 
 bindings: ## src/tumen/_tumen.pxd from csrc/tumen.h
 	@$(PY) tools/bindgen.py --write
+
+docs: ## docs/conformance.md from the tests with real peers, and the diagrams of ARCHITECTURE.md
+	@$(PY) tools/conformance.py --write
+	@$(PY) tools/states.py --write
 
 build:
 	@mkdir -p build

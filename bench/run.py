@@ -19,13 +19,14 @@ def main() -> int:
     parser.add_argument("--json", type=Path, required=True, help="folder for the reports")
     parser.add_argument("--rounds", type=int, default=7, help="rounds of the wire tests")
     parser.add_argument("--seconds", type=float, default=1.0, help="of each wire test in a round")
-    parser.add_argument("--only", choices=("codec", "wire"), help="one of the two")
+    parser.add_argument("--only", choices=("codec", "typed", "wire"), help="one of them")
     options = parser.parse_args()
     options.json.mkdir(parents=True, exist_ok=True)
     wire = ["-", "--rounds", str(options.rounds), "--seconds", str(options.seconds)]
     failed = 0
     for name, script, arguments in (
         ("codec", "bench_codec.py", []),
+        ("typed", "bench_typed.py", []),
         ("wire", "wire.py", wire),
     ):
         if options.only not in (None, name):

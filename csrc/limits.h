@@ -69,6 +69,11 @@ static_assert(TM_ATOM_BYTES_MAX == 4 * TM_ATOM_CHARS_MAX, "UTF-8 takes at most 4
 /* Unauthenticated connections open at once, and from one source address. A 10,000 node cluster
  * that comes back keeps at most 128 in flight a peer; above, the oldest is dropped. */
 #define TM_HALF_OPEN_COUNT_DEFAULT 512
+/* Entries of a node's allowed list: three look-ups decide, so this bounds memory alone (below 2 MB). */
+#define TM_ALLOWED_COUNT_MAX 4096
+/* Names given to peers that asked for one and have gone: each is used again, with the next creation. A
+ * forgotten one costs its peers nothing but an atom; 1,024 of 270 bytes are below 300 KB. */
+#define TM_GIVEN_NAMES_COUNT_MAX 1024
 /* Longest cookie, bytes: an atom's text. */
 #define TM_COOKIE_BYTES_MAX 255
 /* Port mapper: largest request, bytes (OTP's epmd: 3060), largest extra field, and how many names
@@ -102,6 +107,34 @@ static_assert(TM_ATOM_BYTES_MAX == 4 * TM_ATOM_CHARS_MAX, "UTF-8 takes at most 4
  * length prefix alone is worth this much. Twice OTP's fragment size: usual frames grow once at most. */
 #define TM_FRAMER_FIRST_BYTES (128 * TM_KIB)
 
+/* Room in front of the terms of a message that is gathered from parts, bytes: the atoms that are
+ * written out in it push its first bytes to the left, and its large rest stays where it is. Enough
+ * for the atoms of a tuple or two around a binary. */
+#define TM_FRAME_HEADROOM (1 * TM_KIB)
+
+/* Atoms in the cache of one connection, bytes of text: every one of its 2048 slots may hold 255
+ * ASCII characters. An atom of wider characters takes more, but nobody has a table of those. */
+#define TM_ATOM_CACHE_BYTES_MAX (512 * TM_KIB)
+static_assert(TM_ATOM_CACHE_BYTES_MAX >= 2048 * TM_ATOM_CHARS_MAX, "a table of the longest names");
+/* All atoms that the caches of one engine hold, bytes. Connections share them: a cluster's few
+ * thousand are below 1 MiB. Over it the connection whose cache is largest is closed. */
+#define TM_ATOM_POOL_BYTES_MAX (64 * TM_MIB)
+static_assert(TM_ATOM_POOL_BYTES_MAX >= 16 * TM_ATOM_CACHE_BYTES_MAX, "many caches fit");
+
+/* Messages of up to this many bytes come and go in memory of the heap that stays mapped: glibc
+ * gives a block back to the system, and takes a page fault for each 4 KiB of the next, unless it
+ * has seen one of that size freed. Half of the work of receiving 64 KiB was that. */
+#define TM_HEAP_BLOCK_BYTES (4 * TM_MIB)
+
+/* Unfinished messages in fragments of one connection: how many, since each sending process of a
+ * peer may have one, and what they hold together, bytes. */
+#define TM_SEQUENCE_COUNT_MAX 4096
+#define TM_REASSEMBLY_BYTES_DEFAULT (256 * TM_MIB)
+static_assert(TM_MESSAGE_BYTES_DEFAULT < TM_REASSEMBLY_BYTES_DEFAULT, "a whole message fits");
+/* An unfinished message may wait so many tick times for its next fragment: a process that still
+ * runs sends one whenever the connection has room. */
+#define TM_SEQUENCE_IDLE_TICK_TIMES 2
+
 /* net_ticktime, seconds: a connection is down when no whole frame came for between T - T/4 and
  * T + T/4. OTP's default; every node of a cluster must use the same. */
 #define TM_TICK_TIME_S_DEFAULT 60
@@ -118,6 +151,10 @@ static_assert(TM_ATOM_BYTES_MAX == 4 * TM_ATOM_CHARS_MAX, "UTF-8 takes at most 4
 /* All queues of a node together, bytes. */
 #define TM_SENDQ_NODE_BYTES_DEFAULT (256 * TM_MIB)
 
+/* How long a connection that is to close goes on writing what was queued before, ms: a peer that reads
+ * takes microseconds, one that does not must not hold us up. */
+#define TM_DRAIN_MS 500
+
 /* Payloads of at least this many bytes are lent to the kernel instead of copied. */
 #define TM_LEND_BYTES_MIN (16 * TM_KIB)
 /* One gathered write, bytes and segments: enough for full batching, small enough that a tick behind
@@ -125,6 +162,27 @@ static_assert(TM_ATOM_BYTES_MAX == 4 * TM_ATOM_CHARS_MAX, "UTF-8 takes at most 4
 #define TM_SEND_BATCH_BYTES (256 * TM_KIB)
 #define TM_SEND_BATCH_SEGMENTS 64
 static_assert(TM_SEND_BATCH_SEGMENTS <= 1024, "IOV_MAX");
+
+/* Atoms that a connection sends by number, how many and how long, bytes: the names of the two nodes, and
+ * of the registered processes that are spoken to most. All together they cost a connection less than one
+ * KiB, from its first message on. */
+#define TM_ATOM_SENDER_COUNT_MAX 16
+#define TM_ATOM_SENDER_TEXT_MAX 47
+static_assert(TM_ATOM_SENDER_COUNT_MAX <= 256, "all slots lie in the first segment");
+
+/* A payload above this goes out in fragments, and each of them carries so many bytes of it: OTP's own
+ * size. What others send waits for one write of them at most. */
+#define TM_FRAGMENT_BYTES (64 * TM_KIB)
+static_assert(2 * TM_FRAGMENT_BYTES <= TM_SEND_BATCH_BYTES,
+              "a write with other entries has room for a fragment too");
+/* Sequences of fragments open at once on one connection: each costs the peer memory until its last one;
+ * the next ones wait. So many senders share the connection fairly. */
+#define TM_SEQUENCES_OUT_MAX 32
+static_assert(TM_SEQUENCES_OUT_MAX <= TM_SEQUENCE_COUNT_MAX, "a peer of our kind takes them");
+/* Largest payload that goes out with a priority, bytes: OTP 28 and 29 read past the end of a prioritised
+ * message from 64 KiB on (erlang/otp 11416). A larger one loses nothing but its priority. */
+#define TM_PRIO_BYTES_MAX (32 * TM_KIB)
+static_assert(TM_PRIO_BYTES_MAX < TM_FRAGMENT_BYTES, "no fragment carries a priority");
 
 /* Mailbox of one process and everything waiting for the consumer of one node, bytes. Reading never
  * pauses; these bounds end a process or a connection instead. */
@@ -162,9 +220,25 @@ static_assert(TM_IO_READ_BATCH_BYTES >= TM_IO_SCRATCH_BYTES, "a turn reads at le
 
 /* Processes of one node: pids carry 28 bits of index towards old peers. */
 #define TM_PROCESS_COUNT_MAX (1 << 20)
+/* What a node can have made of its own pids and references, first words: OTP ends the connection on which it
+ * gets one of its own that is larger. Nobody is meant by it, so it is not sent. */
+#define TM_PID_ID_MAX ((1U << 28) - 1)
+#define TM_REF_WORD_0_MAX ((1U << 18) - 1)
+static_assert(TM_PROCESS_COUNT_MAX <= TM_PID_ID_MAX, "our own pids are among them");
 /* Monitors and links that one peer node may hold on us, entries. At about 200 bytes each one peer can
  * make us hold 100 MB at most; a node that watches each of 100,000 processes stays well below. */
 #define TM_PEER_MONITORS_MAX 250000
 #define TM_PEER_LINKS_MAX 250000
+/* Longest sequential trace token that is kept, bytes: a label is a number or a small term, and each
+ * process that a trace comes by holds a copy. A message with a longer one arrives without it. */
+#define TM_TRACE_TOKEN_BYTES_MAX 512
+/* Options of a spawn request, bytes: they travel in the control message, which must stay small. */
+#define TM_SPAWN_OPTIONS_BYTES_MAX 512
+static_assert(TM_SPAWN_OPTIONS_BYTES_MAX + TM_TRACE_TOKEN_BYTES_MAX + 2 * (TM_ATOM_BYTES_MAX + 3) +
+                      3 * (TM_NODE_NAME_BYTES_MAX + 32) <
+                  TM_FRAME_HEAD_BYTES_MAX,
+              "a spawn request, the largest head, fits");
+/* Functions that a node exposes to spawn requests, entries: each is a name of two atoms. */
+#define TM_EXPOSED_COUNT_MAX 65536
 
 #endif

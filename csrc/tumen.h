@@ -138,31 +138,41 @@ enum tumen_limit {
     TUMEN_LIMIT_SENDQ_HIGH_BYTES = 1, /* send queue of one connection: TM_EBUSY at or above it */
     TUMEN_LIMIT_SENDQ_NODE_BYTES = 2, /* send queues of the node together */
     TUMEN_LIMIT_MAILBOX_BYTES =
-        3,                       /* one process: over it the process ends, {mailbox_full, Bytes} */
-    TUMEN_LIMIT_INBOX_BYTES = 4, /* node: over it the connection with most waiting bytes closes */
-    TUMEN_LIMIT_DEPTH = 5,       /* nesting of a received term, levels */
+        3, /* one process: over it the process ends, {mailbox_full, Bytes} */
+    /* The node: what waits for the consumer, over it the connection with most of it closes; and
+     * what waits in mailboxes, over it the process with the largest one ends. */
+    TUMEN_LIMIT_INBOX_BYTES = 4,
+    TUMEN_LIMIT_DEPTH = 5,           /* nesting of a received term, levels */
     TUMEN_LIMIT_DECODED_BYTES = 6,   /* objects that one received term may become */
     TUMEN_LIMIT_TICK_TIME_MS = 7,    /* net_ticktime, milliseconds */
     TUMEN_LIMIT_HANDSHAKE_MS = 8,    /* one absolute deadline for a handshake, milliseconds */
     TUMEN_LIMIT_HALF_OPEN_COUNT = 9, /* unauthenticated inbound connections at once */
-    TUMEN_LIMIT_COUNT = 10,
+    TUMEN_LIMIT_REASSEMBLY_BYTES =
+        10, /* one connection: unfinished messages in fragments; over it the connection closes */
+    TUMEN_LIMIT_COUNT = 11,
 };
 
 typedef struct tumen_node_options {
     const char *name;   /* "name@host"; "host" alone asks the first peer for a dynamic name */
     const char *cookie; /* at most 255 bytes */
-    int visible;        /* 0: hidden */
-    int listen;         /* 0: no listener (cannot be connected to) */
+    /* Who may connect. NULL: everybody; else entries of tumen_node_allow, spaces between them. */
+    const char *allowed;
+    int visible; /* 0: hidden */
+    int listen;  /* 0: no listener (cannot be connected to) */
     const char *
         listen_host; /* NULL: all addresses of the host part when that is an IP literal, else any */
     uint16_t listen_port;     /* 0: chosen by the kernel */
     int epmd_mode;            /* enum tumen_epmd_mode */
     const char *epmd_address; /* where our port mapper is; NULL: 127.0.0.1 */
     uint16_t epmd_port;       /* 0: 4369 */
+    /* Capability flags to announce, of those that this version can keep: to meet a peer as an older
+     * node would. 0: all. PUBLISHED follows from visible. */
+    uint64_t flags;
 } tumen_node_options;
 
-/* Makes a node and starts to listen and register. TM_EUSE_NAME, TM_EUSE_ARG, or the -errno of
- * listening. Registration goes on in the background: TUMEN_EVENT_REGISTERED or _REGISTER_FAILED. */
+/* Makes a node and starts to listen and register. TM_EUSE_NAME, TM_EUSE_ARG (also for flags that
+ * this version cannot keep), or the -errno of listening. Registration goes on in the background:
+ * TUMEN_EVENT_REGISTERED or _REGISTER_FAILED. */
 TUMEN_API int tumen_node_create(tumen_engine *engine, const tumen_node_options *options,
                                 tumen_node **node);
 /* Ends it: peers see every connection close, after what is queued was written or 500 ms have passed.
@@ -177,12 +187,17 @@ TUMEN_API uint64_t tumen_node_limit(tumen_node *node, int limit);
 /* The cookie for one peer (peer.len > 0) or for all others; an empty cookie for a peer forgets it. */
 TUMEN_API int tumen_node_set_cookie(tumen_node *node, tumen_bytes peer, tumen_bytes cookie);
 
+/* From the first entry on only nodes on the list may connect or be connected to (connections that are up
+ * stay): "name@host", "host" for all nodes of a host, or "name@" for one name on all hosts. */
+TUMEN_API int tumen_node_allow(tumen_node *node, tumen_bytes entry);
+
 /* Starts to connect; NODEUP or CONNECT_FAILED follows. Already up: 1. host and port: no port mapper
  * and no other look-up; host NULL: the host part of the name, the port from its port mapper. The
  * address is kept for reconnects. */
 TUMEN_API int tumen_node_connect(tumen_node *node, tumen_bytes peer, const char *host,
                                  uint16_t port);
-/* Closes the connection; NODEDOWN follows. TM_ENOCONN if there is none. */
+/* Closes the connection once what is queued was written, or 500 ms have passed; NODEDOWN follows.
+ * TM_ENOCONN if there is none. */
 TUMEN_API int tumen_node_disconnect(tumen_node *node, tumen_bytes peer);
 
 typedef struct tumen_node_info {
@@ -221,6 +236,8 @@ typedef struct tumen_connection {
     uint64_t ticks_in, ticks_out;
     uint64_t queue_bytes, queue_count; /* accepted, not yet taken by the kernel */
     uint64_t inbox_bytes;              /* of this connection, waiting for the consumer */
+    uint64_t reassembly_bytes;         /* held by unfinished messages in fragments */
+    uint64_t atoms;                    /* in its atom cache */
     char address[64];                  /* of the other end, "127.0.0.1:4711" */
 } tumen_connection;
 
@@ -267,9 +284,13 @@ enum tumen_send_flags {
  * target is 0, as in Erlang. from 0: sent by no process. */
 TUMEN_API int tumen_send(tumen_node *node, tumen_key from, const tumen_target *to,
                          tumen_bytes message, unsigned flags);
-/* The same for a message whose large segments are lent: parts are sent in order, concatenated; a part
- * with lent != 0 is not copied and stays readable and unchanged until TUMEN_EVENT_RETURNED with
- * that number comes (also when the send fails later; not when this call fails). */
+/* Parts of one message, count: each may need two segments of the one write that it goes out with. */
+enum tumen_part_limits { TUMEN_PARTS_MAX = 31 };
+
+/* The same for a message whose large segments are lent: 1 to TUMEN_PARTS_MAX parts, or TM_EUSE_ARG,
+ * are sent in order, concatenated; a part with lent != 0 is not copied and stays readable and
+ * unchanged until TUMEN_EVENT_RETURNED with that number comes (also when the send fails later; not
+ * when this call fails). */
 typedef struct tumen_part {
     tumen_bytes bytes;
     uint64_t lent; /* 0: copied; else the caller's number for it */
@@ -284,8 +305,15 @@ TUMEN_API void tumen_flush(tumen_node *node);
 TUMEN_API int tumen_want_writable(tumen_node *node, tumen_bytes peer);
 
 enum tumen_monitor_flags {
-    TUMEN_MONITOR_ALIAS = 1
-}; /* the ref is a reply alias: used up by one reply */
+    /* The ref is a reply alias, used up by one reply: TUMEN_EVENT_REPLY. What a call is made of. */
+    TUMEN_MONITOR_ALIAS = 1,
+    /* The aliases of erlang:monitor/3, at most one; what comes by them is a MESSAGE. The first is
+     * active until tumen_unalias, the second until tumen_demonitor or DOWN, the third also until
+     * the first message, which ends the monitor as well. */
+    TUMEN_MONITOR_EXPLICIT_UNALIAS = 2,
+    TUMEN_MONITOR_DEMONITOR = 4,
+    TUMEN_MONITOR_REPLY_DEMONITOR = 8,
+};
 TUMEN_API int tumen_monitor(tumen_node *node, tumen_key watcher, const tumen_target *target,
                             unsigned flags, tumen_ref *ref);
 /* 1 when it was there, else 0: afterwards neither DOWN nor reply is delivered for ref. */
@@ -295,17 +323,60 @@ TUMEN_API int tumen_demonitor(tumen_node *node, tumen_key watcher, const tumen_r
 TUMEN_API int tumen_watched(tumen_node *node, tumen_key key, const tumen_ref *ref);
 TUMEN_API int tumen_link(tumen_node *node, tumen_key key, const tumen_pid *to);
 TUMEN_API int tumen_unlink(tumen_node *node, tumen_key key, const tumen_pid *to);
-/* exit(To, Reason), reason a term. */
-TUMEN_API int tumen_exit_signal(tumen_node *node, tumen_key from, const tumen_pid *to,
+/* exit(To, Reason), reason a term, to a pid or an alias. Only OTP 28 and later and we ourselves
+ * take exit signals to an alias: for other peers they are dropped, as OTP does. */
+TUMEN_API int tumen_exit_signal(tumen_node *node, tumen_key from, const tumen_target *to,
                                 tumen_bytes reason);
-TUMEN_API int tumen_alias(tumen_node *node, tumen_key key, tumen_ref *ref);
+/* A monitor of a node, as erlang:monitor_node/2: connects if need be, and TUMEN_EVENT_NODE_LOST
+ * comes once for each call when that fails or the connection goes. on 0 takes one call back: 1 when
+ * there was one. */
+TUMEN_API int tumen_monitor_node(tumen_node *node, tumen_key key, tumen_bytes peer, int on);
+enum tumen_alias_flags {
+    TUMEN_ALIAS_REPLY = 1 /* until the first message, else until tumen_unalias */
+};
+TUMEN_API int tumen_alias(tumen_node *node, tumen_key key, unsigned flags, tumen_ref *ref);
 TUMEN_API int tumen_unalias(tumen_node *node, tumen_key key, const tumen_ref *ref);
 
-/* Asks a node to spawn module:function with args (a list term), monitored: SPAWN_REPLY, then DOWN with
- * ref, follow. What rpc is made of. */
-TUMEN_API int tumen_spawn_request(tumen_node *node, tumen_key from, tumen_bytes peer,
-                                  tumen_bytes module, tumen_bytes function, uint32_t arity,
-                                  tumen_bytes args, tumen_ref *ref);
+enum tumen_space {
+    TUMEN_NODE_NAME_BYTES = 256,  /* space for the name of any node */
+    TUMEN_TRACE_TOKEN_BYTES = 512 /* space for any trace token */
+};
+
+/* 1 and the group leader of a process, whose node's name is put into space, TUMEN_NODE_NAME_BYTES
+ * large; 0 when none was set, by GROUP_LEADER, by a spawn request or here: then it is what the host
+ * says. */
+TUMEN_API int tumen_group_leader(tumen_node *node, tumen_key key, tumen_pid *leader, char *space);
+/* group_leader(Leader, Process): by is the process that asks, process may be of any node. */
+TUMEN_API int tumen_set_group_leader(tumen_node *node, tumen_key by, const tumen_pid *process,
+                                     const tumen_pid *leader);
+
+/* Sequential traces. The process has taken a message whose event had this token in text; empty: one
+ * without. Its sends, exits and spawn requests carry it on. TM_EUSE_TERM for what is no token. */
+TUMEN_API int tumen_trace(tumen_node *node, tumen_key key, tumen_bytes token);
+/* The token that it has now, a term of at most TUMEN_TRACE_TOKEN_BYTES; its length, or 0. */
+TUMEN_API int tumen_trace_token(tumen_node *node, tumen_key key, uint8_t *space, size_t size);
+
+/* Lets spawn requests of peers run module:function (on 0: no longer): TUMEN_EVENT_SPAWN. Requests
+ * for erpc's execute_call and execute_cast always come; all else is refused with `notsup`. */
+TUMEN_API int tumen_expose(tumen_node *node, tumen_bytes module, tumen_bytes function, int on);
+
+enum tumen_spawn_flags { TUMEN_SPAWN_LINK = 1, TUMEN_SPAWN_MONITOR = 2 };
+
+typedef struct tumen_spawn_spec {
+    tumen_bytes peer; /* the node that is asked */
+    tumen_bytes module;
+    tumen_bytes function;
+    uint32_t arity;
+    unsigned flags;      /* enum tumen_spawn_flags */
+    tumen_bytes args;    /* one term, a list */
+    tumen_bytes options; /* one term, a list of further options of spawn_opt/5; or empty */
+    tumen_pid leader;    /* the group leader; leader.node.len == 0: the process that asks */
+} tumen_spawn_spec;
+
+/* Asks a node to spawn a function: SPAWN_REPLY follows, and DOWN with ref if it is monitored. What
+ * rpc is made of. */
+TUMEN_API int tumen_spawn_request(tumen_node *node, tumen_key from, const tumen_spawn_spec *spec,
+                                  tumen_ref *ref);
 /* Nothing of it is delivered any more. */
 TUMEN_API int tumen_spawn_abandon(tumen_node *node, tumen_key from, const tumen_ref *ref);
 
@@ -318,11 +389,12 @@ enum tumen_event_kind {
     TUMEN_EVENT_DOWN = 3,    /* process, ref, from (pid) or name+node, term (reason) */
     TUMEN_EVENT_EXIT = 4,    /* process traps exits: from, term (reason) */
     TUMEN_EVENT_EXITED = 5,  /* process was ended by a signal or a limit: term (reason) */
-    TUMEN_EVENT_SPAWN = 6,   /* process (made for it), from (requester), ref, name "execute_call" or
-                                 "execute_cast", term (argument list) */
+    TUMEN_EVENT_SPAWN = 6, /* process (made for it), from (requester), ref, node (the module), name
+                                (the function), term (arguments, usually a list) */
     TUMEN_EVENT_ABANDONED = 7, /* process of a SPAWN: its caller has gone */
     TUMEN_EVENT_SPAWN_REPLY =
         8, /* process, ref; code 0: from is the new pid; else term (error atom) */
+    TUMEN_EVENT_NODE_LOST = 9, /* process, node: a monitor of the node fires */
     /* for the node */
     TUMEN_EVENT_NODEUP = 20,   /* node, number: 1 visible, 0 hidden */
     TUMEN_EVENT_NODEDOWN = 21, /* node, code, text, number: accepted messages that were lost */
@@ -334,7 +406,10 @@ enum tumen_event_kind {
     TUMEN_EVENT_REGISTERED = 26, /* with the port mapper; number: 1 when we serve it ourselves */
     TUMEN_EVENT_REGISTER_FAILED = 27, /* code, text; tried again */
     TUMEN_EVENT_RETURNED = 28,        /* number: lent memory is the caller's again */
-    TUMEN_EVENT_NAMED = 29,           /* node: our dynamic name */
+    TUMEN_EVENT_NAMED =
+        29, /* node: our dynamic name; the host alone: it was lost with the connection
+                               to the peer that gave it. Every process has ended (noconnection),
+                               the next peer is asked for a name */
     TUMEN_EVENT_STOPPED = 30,
     TUMEN_EVENT_BROKEN = 31, /* the engine has failed: code, text; every node of it is dead */
 };
@@ -350,7 +425,8 @@ typedef struct tumen_event {
     tumen_ref ref;       /* ref.node.len == 0: none */
     tumen_bytes node;
     tumen_bytes name;
-    tumen_bytes text; /* for people */
+    tumen_bytes
+        text; /* for people; MESSAGE, REPLY and EXIT: the trace token that came along, or empty */
     tumen_bytes term; /* one walked term */
 } tumen_event;
 

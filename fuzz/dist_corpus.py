@@ -1,5 +1,5 @@
-"""Writes corpus/handshake, corpus/frame and corpus/epmd: captured exchanges, one message of every
-control operation, and each refusal once.
+"""Writes corpus/handshake, corpus/frame, corpus/header and corpus/epmd: captured exchanges, one
+message of every control operation, and each refusal once.
 
 The first byte of a file picks options, see the targets; then come parts, each behind its length.
 Run after a change of the vectors or of csrc/dist.
@@ -138,7 +138,7 @@ def handshake_files():
 
 # -- frames ----------------------------------------------------------------------------------------
 
-SMALL_FRAME, LITTLE_DEPTH, SMALL_BIG, OLD_PEER = 1, 2, 4, 8
+SMALL_FRAME, LITTLE_DEPTH, SMALL_BIG, OLD_PEER, HEADER = 1, 2, 4, 8, 16
 
 NODE = b"w\3a@b"
 PID = b"X" + NODE + struct.pack(">III", 1, 2, 9)
@@ -177,6 +177,26 @@ def pass_through(control, payload=b""):
 def control(op, fields, **other):
     elements = [other.get(field, FIELDS[field]) for field in fields]
     return tuple_term(small(op), *elements, *([TOKEN] if fields.endswith("*") else []))
+
+
+def atoms_of(entries, long=False):
+    """The list of atoms of a header: (slot, text), or (slot, None) for one that is known."""
+    if not entries:
+        return b"\0"
+    nibbles = [(8 if text is not None else 0) | slot >> 8 for slot, text in entries]
+    nibbles.append(1 if long else 0)
+    nibbles += [0] * (len(nibbles) % 2)
+    flags = bytes(nibbles[i] | nibbles[i + 1] << 4 for i in range(0, len(nibbles), 2))
+    size = ">H" if long else ">B"
+    refs = [
+        bytes([slot & 255]) + (b"" if text is None else struct.pack(size, len(text)) + text)
+        for slot, text in entries
+    ]
+    return bytes([len(entries)]) + flags + b"".join(refs)
+
+
+def headed(entries, terms, long=False):
+    return frame(b"\x83D" + atoms_of(entries, long) + terms)
 
 
 def altact(flags, to, *more):
@@ -237,11 +257,119 @@ def frame_files():
         if line.startswith("raw ") and line[12:18] == "834400":
             terms = bytes.fromhex(line[18:])  # no version bytes: seen as malformed, then as terms
             streams[f"captured_{number}"] = (0, frame(b"p\x83" + terms))
+    first, second = b"\0\0\0\0\0\0\0\7", b"\0\0\0\0\0\0\0\2"
+    send = headed([(7, b"a@b")], control(2, "CT", T=PID.replace(NODE, b"R\0")) + ok)
+    leads = headed([(1, b"monitor")], control(29, "RFGMO", O=b"l\0\0\0\1R\0j") + b"j")
+    streams |= {
+        "header": (HEADER, send + leads + headed([], control(1, "FT"))),
+        "header_token": (HEADER, headed([(1, b"x")], control(23, "FTK", K=b"h\2R\0R\0") + ok)),
+        "header_reason": (HEADER, headed([(1, b"x")], control(3, "FTX", X=b"R\0"))),
+        "header_fragments": (HEADER, frame(b"\x83E" + first + second + b"\0" + control(2, "CT"))),
+        "header_fragment_zero": (HEADER, frame(b"\x83E" + first + bytes(8) + b"\0")),
+        "header_fragment_next": (HEADER, frame(b"\x83F" + first + second + ok)),
+        "header_cut": (HEADER, frame(b"\x83D") + frame(b"\x83E\0") + frame(b"\x83F\0")),
+        "header_wrong": (HEADER, frame(b"p\x83" + ok) + frame(b"\x83G\0") + frame(b"\x84D\0")),
+    }
     files = {name: bytes([options]) + parts(data) for name, (options, data) in streams.items()}
     for name in ("send_sender", "spawn_request", "partial", "ticks", "too_long"):
         options, data = streams[name]
         files[f"{name}_bytewise"] = bytes([options]) + parts(data, 1)
         files[f"{name}_glued"] = bytes([options, 0]) + data + data
+    return files
+
+
+# -- atoms and fragments ---------------------------------------------------------------------------
+
+SMALL_MESSAGE, LITTLE_MEMORY, NO_CACHE, TAKE = 1, 2, 4, 8
+
+
+def first(sequence, count, terms, entries=(), cache=True):
+    atoms = atoms_of(list(entries)) if cache else b"\0"
+    return frame(b"\x83E" + struct.pack(">QQ", sequence, count) + atoms + terms)
+
+
+def following(sequence, number, data):
+    return frame(b"\x83F" + struct.pack(">QQ", sequence, number) + data)
+
+
+def header_files():
+    text = (VECTORS / "sent_and_accepted.txt").read_text().splitlines()
+    accepted = [bytes.fromhex(line) for line in text if line and line[0] != "#"]
+    send = control(2, "CT")
+    refs = control(23, "FTK", F=PID.replace(NODE, b"R\0"), K=b"h\2R\1R\0")
+    entries = [(0x701, b"a@b"), (5, b"ok")]
+    payload = b"h\3R\1m\0\0\0\3abcR\0"
+    many = [(n * 8 + 7, b"a%d" % n) for n in range(255)]
+    wide = "\U0001f600".encode() * 255
+    list_of_40 = b"l\0\0\0\x28" + b"R\0" * 40 + b"j"
+    pids = b"h\x28" + PID.replace(NODE, b"R\0") * 40
+    streams = {
+        "accepted": (0, b"".join(frame for frame in accepted if frame[4:5] == b"\x83")),
+        "many": (0, headed(many, send + b"R\xfe") + headed([(15, None)], send + b"R\0")),
+        "long": (0, headed([(1, wide), (2, b"")], send + b"h\2R\0R\1", long=True)),
+        "redefined": (0, headed([(9, b"a"), (9, b"b"), (9, None)], send + b"h\3R\0R\1R\2")),
+        "runs": (0, headed([(9, b"a")], send + list_of_40) + headed([(9, None)], send + pids)),
+        "terms": (0, headed(entries, refs + payload) + headed(entries[:1], send + b"R\0")),
+        "undefined": (0, headed([(9, b"a")], send + b"R\1")),
+        "never_set": (0, headed([(9, None)], send + b"j")),
+        "never_set_beside": (0, headed([(9, b"a")], send + b"j") + headed([(8, None)], send)),
+        "not_utf8": (0, headed([(9, b"\xe9")], send + b"j")),
+        "too_long": (0, headed([(9, b"x" * 256)], send + b"j", long=True)),
+        "too_many_bytes": (0, headed([(9, b"x" * 1021)], send + b"j", long=True)),
+        "cut": (0, frame(b"\x83D")),
+        "cut_flags": (0, frame(b"\x83D\5\x88")),
+        "cut_slot": (0, frame(b"\x83D\1\x08")),
+        "cut_text": (0, frame(b"\x83D\1\x08\x09\5abc")),
+        "cut_length": (0, frame(b"\x83D\1\x18\x09\0")),
+        "whole_in_one": (0, first(0, 1, send + b"j")),
+        "two": (0, first(7, 2, refs + payload[:3], entries) + following(7, 1, payload[3:])),
+        "taken": (TAKE, first(7, 2, refs + payload[:3], entries) + following(7, 1, payload[3:])),
+        "empty": (0, first(7, 3, send) + following(7, 2, b"") + following(7, 1, b"j")),
+        "no_cache": (NO_CACHE, first(7, 2, send, (), False) + following(7, 1, b"j")),
+        "no_cache_atoms": (NO_CACHE, headed([(9, b"a")], send + b"j")),
+        "mixed": (
+            0,
+            first(7, 3, send + b"h\3R\0", [(9, b"a")])
+            + first(8, 2, send, [(9, b"b")])
+            + headed([(9, b"c")], send + b"R\0")
+            + following(7, 2, b"R\0")
+            + following(8, 1, b"R\0")
+            + bytes(4)
+            + following(7, 1, b"R\0"),
+        ),
+        "number_0": (0, first(0, 2, send)),
+        "begun": (0, first(7, 2, send) * 2),
+        "unknown": (0, following(7, 1, b"j")),
+        "skipped": (0, first(7, 4, send) + following(7, 2, b"j")),
+        "control_split": (0, first(7, 2, send[:-3]) + following(7, 1, send[-3:] + b"j")),
+        "promised": (0, first(7, 2**64 - 1, send) + following(7, 2**64 - 2, bytes(300))),
+        "unfinished": (0, first(7, 2, send, entries) + first(8, 2, send)),
+        "dropped": (
+            SMALL_MESSAGE,
+            first(7, 3, send) + following(7, 2, bytes(300)) + following(7, 1, b"x" * 200),
+        ),
+        "dropped_at_once": (
+            SMALL_MESSAGE,
+            first(7, 2, control(24, "FT") + bytes(300)) + following(7, 1, b"x"),
+        ),
+        "little": (LITTLE_MEMORY, first(7, 9, send + bytes(900)) + following(7, 8, bytes(900))),
+        "too_much": (
+            LITTLE_MEMORY,
+            b"".join(first(n, 9, send + bytes(900)) for n in range(1, 5)),
+        ),
+        "large": (
+            0,
+            first(7, 4, send + b"m\0\0\x30\0" + bytes(4000))
+            + following(7, 3, bytes(4000))
+            + following(7, 2, bytes(4288))
+            + following(7, 1, b""),
+        ),
+    }
+    files = {name: bytes([options]) + parts(data) for name, (options, data) in streams.items()}
+    for name in ("accepted", "two", "mixed"):
+        options, data = streams[name]
+        files[f"{name}_bytewise"] = bytes([options | TAKE]) + parts(data, 1)
+        files[f"{name}_glued"] = bytes([options, 0]) + data
     return files
 
 
@@ -331,4 +459,5 @@ def epmd_files():
 if __name__ == "__main__":
     write("handshake", handshake_files())
     write("frame", frame_files())
+    write("header", header_files())
     write("epmd", epmd_files())

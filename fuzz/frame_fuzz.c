@@ -5,12 +5,20 @@
 #include "dist/frame.h"
 #include "split.h"
 
-#define OPTION_FRAME 1 /* a small largest frame */
-#define OPTION_DEPTH 2 /* little nesting */
-#define OPTION_BIG 4   /* small big integers */
-#define OPTION_OLD 8   /* write to a peer with the least flags, too */
+#define OPTION_FRAME 1   /* a small largest frame */
+#define OPTION_DEPTH 2   /* little nesting */
+#define OPTION_BIG 4     /* small big integers */
+#define OPTION_OLD 8     /* write to a peer with the least flags, too */
+#define OPTION_HEADER 16 /* read frames with a header */
 
-#define FLAGS (TM_DFLAGS_OURS | TM_DFLAG(ALTACT_SIG))
+#define PLAIN (TM_DFLAGS_OURS & ~TM_DFLAGS_HEADER)
+#define FLAGS (PLAIN | TM_DFLAG(ALTACT_SIG))
+
+/* What both forms have in common when they are written: no list of atoms to be read. */
+static uint64_t form_of(uint8_t options)
+{
+    return options & OPTION_HEADER ? TM_DFLAG(FRAGMENTS) : 0;
+}
 
 static tm_walk_limits limits_of(uint8_t options)
 {
@@ -55,7 +63,7 @@ static void check_written(tm_control *control, tm_bytes payload, uint64_t flags,
     if (rc) {
         CHECK(out.len == 0);
         CHECK(rc == TM_ENOTSUP || (rc == TM_EUSE_ARG && nameless(control)));
-        CHECK(rc != TM_ENOTSUP || flags != FLAGS || control->op == TM_OP_UNLINK);
+        CHECK(rc != TM_ENOTSUP || (flags & FLAGS) != FLAGS || control->op == TM_OP_UNLINK);
         tm_buf_fini(&out);
         return;
     }
@@ -64,40 +72,62 @@ static void check_written(tm_control *control, tm_bytes payload, uint64_t flags,
     tm_bytes rest;
     CHECK(tm_load_u32(out.ptr) == out.len - 4);
     CHECK(tm_frame_open(flags, tm_bytes_of(out.ptr + 4, out.len - 4), &terms, NULL) == 0);
-    CHECK(tm_control_parse(terms.bytes, true, &limits, alloc, &again, &rest, NULL) == 0);
+    CHECK(tm_control_parse(terms.bytes, terms.versioned, &limits, alloc, &again, &rest, NULL) == 0);
     CHECK(tm_bytes_equal(rest, takes ? (exits ? control->reason : message) : (tm_bytes){0}));
     if (exits && takes) again.reason = rest;
-    CHECK(flags != FLAGS || control_same(control, &again, true));
+    bool knows_all = (flags & FLAGS) == FLAGS;
+    CHECK(!knows_all || control_same(control, &again, true));
     tm_buf_fini(&out);
 }
 
-static void check_terms(tm_bytes terms, bool versioned, uint8_t options, const tm_alloc *alloc)
+static void check_terms(tm_bytes terms, bool versioned, uint8_t options,
+                        const tm_atom_header *header, const tm_alloc *alloc)
 {
-    const tm_walk_limits limits = limits_of(options);
+    tm_walk_limits limits = limits_of(options);
+    limits.cache_refs = header->count;
+    limits.cache_atoms = header->atoms;
     tm_control control;
     tm_bytes payload;
     tm_fault fault = {0};
     int rc = tm_control_parse(terms, versioned, &limits, alloc, &control, &payload, &fault);
     CHECK(rc == 0 || rc == TM_CONTROL_UNKNOWN || rc == TM_EPEER_MALFORMED || rc == TM_EPEER_LIMIT);
     CHECK(rc != TM_EPEER_MALFORMED || (fault.what && fault.offset <= terms.len));
-    if (rc) return;
-    CHECK(control.has_payload == (payload.len > 0));
-    CHECK(*tm_opcode_name(control.wire_op) != 'u');
-    uint64_t flags = options & OPTION_OLD ? TM_DFLAGS_M25 : FLAGS;
-    check_written(&control, payload, flags, alloc);
+    size_t len;
+    int measured = tm_control_measure(terms, &limits, alloc, &len, &fault);
+    CHECK(rc == TM_EPEER_MALFORMED || measured == 0);
+    CHECK(measured || len <= terms.len);
+    if (!rc) {
+        CHECK(control.has_payload == (payload.len > 0));
+        CHECK(*tm_opcode_name(control.wire_op) != 'u');
+        uint64_t flags = options & OPTION_OLD ? TM_DFLAGS_M25 : FLAGS;
+        check_written(&control, payload, flags | form_of(options), alloc);
+    }
+    tm_control_fini(&control);
 }
 
 static void check_frame(const tm_frame *frame, uint8_t options, const tm_alloc *alloc)
 {
     CHECK(frame->body.len == frame->len);
     if (!frame->len) return;
+    static const uint64_t seed[2] = {1, 2};
     tm_frame_terms terms;
     tm_fault fault = {0};
-    int rc = tm_frame_open(TM_DFLAGS_OURS, frame->body, &terms, &fault);
+    tm_atom_header header;
+    tm_atom_pool pool;
+    tm_atom_cache cache;
+    tm_atom_pool_init(&pool, alloc, seed);
+    tm_atom_cache_init(&cache, &pool);
+    uint64_t flags = options & OPTION_HEADER ? TM_DFLAGS_OURS : PLAIN;
+    int rc = tm_frame_open(flags, frame->body, &terms, &fault);
+    if (!rc) rc = tm_frame_atoms(&cache, frame->body, &terms, &header, &fault);
     CHECK(rc == 0 || (rc == TM_EPEER_MALFORMED && fault.what && fault.offset <= frame->len));
-    if (rc) return;
-    check_terms(terms.bytes, true, options, alloc);
-    check_terms(terms.bytes, false, options, alloc);
+    if (!rc) {
+        check_terms(terms.bytes, true, options, &header, alloc);
+        check_terms(terms.bytes, false, options, &header, alloc);
+        tm_atom_header_done(&cache, &header);
+    }
+    tm_atom_cache_fini(&cache);
+    tm_atom_pool_fini(&pool);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -125,7 +155,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         CHECK(rc == TM_EPEER_LIMIT || (rc == TM_NEED_DATA && input.len == 0));
         CHECK(rc != TM_EPEER_LIMIT || (frame.len > bytes_max && stats.bytes == 0));
         CHECK(stats.bytes == tm_framer_held(&framer));
-        CHECK(stats.bytes <= 2 * fed + TM_FRAMER_FIRST_BYTES);
+        CHECK(stats.bytes <= 2 * fed + TM_FRAMER_FIRST_BYTES + TM_FRAME_HEADROOM);
         split_free(part);
     }
     tm_framer_fini(&framer);

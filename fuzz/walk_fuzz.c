@@ -50,6 +50,7 @@ static tm_walk_limits limits_of(uint8_t options)
     if (options & OPTION_BIG) limits.big_bytes_max = 8;
     if (options & OPTION_DECODED) limits.decoded_bytes_max = 1000;
     limits.cache_refs = (options >> OPTION_CACHE_SHIFT) & 3;
+    limits.cache_atoms = atoms;
     return limits;
 }
 
@@ -218,7 +219,7 @@ static bool rebuild_head(tm_cursor *c, uint64_t *left, tm_buf *out)
 /* Each term in a walked one, through the readers; what the writers make of it walks again. */
 static void check_parts(tm_bytes whole, tm_buf *buf, tm_buf *rebuilt)
 {
-    tm_walk_limits limits = {TM_DEPTH_MAX, UINT32_MAX, UINT64_MAX, 0};
+    tm_walk_limits limits = {TM_DEPTH_MAX, UINT32_MAX, UINT64_MAX, 0, NULL};
     tm_alloc libc = tm_alloc_libc(NULL);
     tm_cursor c = tm_cursor_of(whole);
     uint64_t left = 1;
@@ -242,7 +243,7 @@ static void check_parts(tm_bytes whole, tm_buf *buf, tm_buf *rebuilt)
 /* Readers meet bytes that nobody has walked, too: what they take, the walk takes. */
 static void check_unwalked(tm_bytes bytes)
 {
-    tm_walk_limits limits = {TM_DEPTH_MAX, UINT32_MAX, UINT64_MAX, 0};
+    tm_walk_limits limits = {TM_DEPTH_MAX, UINT32_MAX, UINT64_MAX, 0, NULL};
     uint8_t scratch[TM_ATOM_BYTES_MAX];
     tm_bytes text;
     tm_pid pid;
@@ -266,6 +267,22 @@ static void check_unwalked(tm_bytes bytes)
         if (rc || kind >= 5) continue;
         CHECK(walk(bytes, &limits, &result) == 0 && result.len == len);
     }
+}
+
+/* Written out to a block of the promised size, and in the term's own memory. */
+static void check_expanded(tm_bytes term, const tm_walk_refs *refs, tm_bytes expected)
+{
+    size_t len = term.len + refs->growth;
+    CHECK(expected.len == len);
+    uint8_t *apart = malloc(len), *own = malloc(len);
+    CHECK(apart && own);
+    tm_etf_expand_to(apart, term, atoms, refs);
+    CHECK(memcmp(apart, expected.ptr, len) == 0);
+    memcpy(own + refs->growth, term.ptr, term.len);
+    tm_etf_expand_to(own, tm_bytes_of(own + refs->growth, term.len), atoms, refs);
+    CHECK(memcmp(own, expected.ptr, len) == 0);
+    free(apart);
+    free(own);
 }
 
 /* -- target ------------------------------------------------------------------------------------ */
@@ -294,6 +311,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     tm_buf_init(&buf, &libc, 0);
     CHECK(tm_etf_expand(term, atoms, &expanded) == 0);
     CHECK(limits.cache_refs || tm_bytes_equal(term, tm_buf_bytes(&expanded)));
+    check_expanded(term, &result.refs, tm_buf_bytes(&expanded));
     check_parts(tm_buf_bytes(&expanded), &buf, &rebuilt);
     tm_buf_fini(&expanded);
     tm_buf_fini(&rebuilt);

@@ -142,22 +142,38 @@ async def test_inbox_over_its_bound_closes_the_connection_with_most_bytes(backen
         await asyncio.to_thread(s.innocent._round)
 
 
-async def test_mailboxes_over_the_bound_of_the_node_close_the_connection_that_added(
+async def test_mailboxes_over_the_bound_of_the_node_end_the_process_with_the_largest(
     backend: str,
 ) -> None:
     async with crammed(inbox_bytes_max=MIB) as (s, evil, stuck):
-        # Nobody else may be the one that adds.
-        await asyncio.to_thread(s.innocent.stop)
-        evil.send(to_stuck(evil, of_size(MIB // 2)))
+        smaller = s.node.spawn(never_reads, name="smaller")
+        monitor = s.node.monitor(stuck)
+        evil.send(to_stuck(evil, of_size(MIB * 9 // 16)))
+        evil.send(reg_send(evil.pid(1), "smaller", of_size(MIB * 3 // 8)))
         evil.ping()
-        s.node.set_limits(inbox_bytes_max=MIB // 4)
-        evil.send(to_stuck(evil, integer(1)))
-        down = await s.event(events.NodeDown, evil.name)
-        assert down.reason.startswith("inbox_full")
-        assert s.node.whereis("stuck") == stuck
-        s.node.set_limits(inbox_bytes_max=MIB)
-        s.node.exit(stuck, Atom("kill"))
-        await eventually("given back", lambda: s.node.info().mail_bytes < KIB)
+        await eventually("in the mailboxes", lambda: s.node.info().inbox_bytes < KIB)
+        # It is the smaller one that goes over the bound, and the larger that has to go.
+        evil.send(reg_send(evil.pid(1), "smaller", of_size(MIB // 16 + 1)))
+        async with asyncio.timeout(5):
+            assert await monitor == (Atom("mailbox_full"), MIB * 9 // 16)
+        assert s.node.whereis("smaller") == smaller
+        assert evil.name in s.node.nodes()
+        await eventually("given back", lambda: s.node.info().mail_bytes < MIB // 2 + KIB)
+        evil.ping()
+        assert s.node.whereis("smaller") == smaller
+
+
+async def test_mailboxes_over_the_bound_end_by_messages_of_the_same_node_too(backend: str) -> None:
+    async with make_node(limits=Limits(inbox_bytes_max=MIB)) as node:
+        large, small = node.spawn(never_reads), node.spawn(never_reads)
+        monitor = node.monitor(large)
+        for _ in range(7):
+            node.send(large, bytes(MIB // 10))
+        for _ in range(4):
+            node.send(small, bytes(MIB // 10))
+        async with asyncio.timeout(5):
+            assert (await monitor)[0] == Atom("mailbox_full")
+        assert not node.monitor(small).done
 
 
 # What a frame may hold besides its message.

@@ -114,3 +114,12 @@ def test_options_do_not_show_the_cookie() -> None:
     node = tumen.Node("a@b", cookie="very-secret-cookie", epmd=None)
     assert "secret" not in repr(node)
     assert "secret" not in repr(node._options)
+
+
+@pytest.mark.asyncio
+async def test_node_cannot_promise_what_it_cannot_keep() -> None:
+    async with tumen.Node("a@127.0.0.1", cookie="a-cookie-of-the-tests", epmd=None):
+        pass
+    node = tumen.Node("a@127.0.0.1", cookie="a-cookie-of-the-tests", epmd=None, flags=1 << 60)
+    with pytest.raises(ValueError, match="starting node"):
+        await node.start()

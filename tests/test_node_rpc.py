@@ -38,6 +38,7 @@ async def test_rpc_returns_raises_and_refuses(backend: str, where: str) -> None:
 
     async with pair(app) as (a, b):
         caller = b if where == "other" else a
+        before = caller.info().processes
         assert await caller.rpc(a.name, "m", "twice", [[1]]) == [1, 1]
         assert await caller.rpc(a.name, Atom("m"), Atom("inline"), ("x",)) == [b"x"]
         assert await caller.rpc(a.name, "m", "slow", [3], timeout=5) == 3
@@ -56,7 +57,8 @@ async def test_rpc_returns_raises_and_refuses(backend: str, where: str) -> None:
             await caller.rpc(a.name, "m", "nothing", [1])
         assert undef.value.reason == Atom("undef")
         assert undef.value.stacktrace == [(Atom("m"), Atom("nothing"), [1], [])]
-        assert caller.info().processes <= 3
+        # The first call has made the process of the node itself.
+        assert caller.info().processes <= before + 1
 
 
 async def test_object_with_async_call_runs_on_the_loop(backend: str) -> None:

@@ -306,24 +306,6 @@ async def test_reply_that_comes_to_the_pid_ends_the_call(backend: str) -> None:
         assert all(message[1] in (b"not yours", b"too late") for message in rest)
 
 
-async def test_system_message_is_answered_with_an_error(backend: str) -> None:
-    result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-    async def main(proc: tumen.Process, server: tumen.Pid) -> None:
-        ref = proc._home.core.make_ref()
-        proc.send(server, (Atom("system"), (proc.pid, ref), Atom("get_state")))
-        result.set_result(
-            await proc.receive()
-            == (ref, (Atom("error"), (Atom("unknown_system_msg"), Atom("get_state"))))
-        )
-
-    async with make_node() as node:
-        pid = await node.start_server(Counter)
-        node.spawn(main, pid)
-        assert await result
-        assert await node.call(pid, Atom("get")) == 0
-
-
 @pytest.mark.parametrize(
     "message",
     [
@@ -379,3 +361,51 @@ async def test_terminate_that_hangs_is_cut_off(backend: str) -> None:
 
     async with make_node(limits=tumen.Limits(shutdown_time_ms=20)) as node:
         await node.start_server(Server)
+
+
+async def test_event_manager_hands_events_to_its_handler(backend: str) -> None:
+    class Events(tumen.GenEvent):
+        async def init(self) -> None:
+            self.events: list[Any] = []
+
+        async def handle_event(self, event: Any) -> None:
+            self.events.append(event)
+
+        async def handle_info(self, message: Any) -> None:
+            self.events.append((Atom("info"), message))
+
+    async def main(proc: tumen.Process, pid: tumen.Pid) -> None:
+        def command(what: Any) -> Any:
+            ref = proc._home.core.make_ref()
+            return (proc.pid, (proc.pid, ref), what)
+
+        async def ask(what: Any) -> Any:
+            proc.send(pid, command(what))
+            return (await proc.receive())[1]
+
+        proc.send(pid, (Atom("notify"), 1))
+        assert await ask((Atom("sync_notify"), 2)) == Atom("ok")
+        unknown = command(Atom("unknown"))
+        proc.send(pid, unknown)
+        proc.send(pid, (1, 2, 3))
+        (own,) = await ask(Atom("which_handlers"))
+        assert own == Atom(f"{Events.__module__}.{Events.__qualname__}")
+        assert await ask(Atom("get_modules")) == [own]
+        server = proc._home.core.process(pid.id | pid.serial << 32)
+        assert isinstance(server, Events)
+        info = Atom("info")
+        assert server.events == [1, 2, (info, unknown), (info, (1, 2, 3))]
+        with pytest.raises(tumen.ServerDied):
+            # A call without a handle_call ends it, as in every server.
+            await proc.call(pid, 1)
+        result.set_result(True)
+
+    result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    async with make_node() as node:
+        task = node._running.start_process(main, (await node.start_server(Events),), None)._task
+        assert await asyncio.wait_for(result, 5), task
+        stopping = await node.start_server(Events)
+        monitor = node.monitor(stopping)
+        me = node._running.own_process.pid
+        node.send(stopping, (me, (me, 1), Atom("stop")))
+        assert await monitor == Atom("normal")

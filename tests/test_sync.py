@@ -33,6 +33,7 @@ def test_scripts_call_cast_rpc_and_ping(backend: str) -> None:
         assert b.call(pid, Atom("seen")) == [(b"cast", 1), (b"info", 2), (b"info", 3)]
         a.expose("m", "f", lambda x: x + 1)
         assert b.rpc(a.name, "m", "f", [1]) == 2
+        assert b.spawn_remote(a.name, "m", "f", [1], link=True).node == a.name
         worker = a.spawn(echo, name="echo")
         assert a.unregister("echo")
         a.register("other", worker)
@@ -89,3 +90,22 @@ def test_stopped_node_says_so_and_starts_again(backend: str) -> None:
             node.ping("x@y")
         with pytest.raises(tumen.TumenError, match="not running"):
             node.send("x", 1)
+
+
+def test_groups_names_and_topics_block_too() -> None:
+    async def idle(proc: tumen.Process) -> None:
+        await proc.receive()
+
+    with tumen.sync.Node(f"s@{HOST}", cookie=COOKIE, epmd=None, visible=True) as node:
+        pid = node.spawn(idle)
+        with node.pg.monitor(b"g") as monitor:
+            node.pg.join(b"g", pid)
+            assert next(iter(monitor)).pids == [pid]
+        assert node.pg.members(b"g") == [pid]
+        node.pg.ready()
+        assert node.global_names.register(b"n", pid)
+        assert node.global_names.whereis(b"n") == pid
+        pubsub = node.pubsub("Elixir.A.PubSub")
+        with pubsub.subscribe("t") as topic:
+            pubsub.broadcast("t", 5)
+            assert next(iter(topic)) == 5

@@ -33,6 +33,7 @@ JOBS = 2
 MODULES = {
     "walk": ["csrc/etf/walk.c", "csrc/etf/leaf.c", "csrc/etf/utf8.c", "csrc/etf/reader.c"],
     "frame": ["csrc/dist/frame.c", "csrc/dist/control.c"],
+    "header": ["csrc/dist/atom_cache.c", "csrc/dist/fragment.c"],
     "handshake": ["csrc/dist/handshake.c", "csrc/dist/flags.c", "csrc/dist/md5.c"],
     "epmd": ["csrc/dist/epmd.c", "csrc/dist/epmd_server.c"],
 }

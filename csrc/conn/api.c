@@ -3,6 +3,8 @@
 #include "mapper.h"
 #include "node.h"
 
+static_assert(TUMEN_PARTS_MAX == TM_PARTS_MAX, "what tumen.h says of tumen_send_parts");
+
 static const struct {
     int code;
     const char *text;
@@ -181,7 +183,8 @@ void tumen_mail_taken(tumen_node *node, tumen_key key, uint64_t bytes)
 /* -- messages -------------------------------------------------------------------------------------- */
 
 /* To a process of this node, through the inbox like any other. Under the lock. */
-static int send_local(tumen_node *node, const tm_pid *from, const tm_target *to, tm_bytes message)
+static int send_local(tumen_node *node, const tm_pid *from, const tm_target *to, tm_bytes message,
+                      tm_bytes token)
 {
     bool reply = false;
     tm_proc_key key = 0;
@@ -198,6 +201,7 @@ static int send_local(tumen_node *node, const tm_pid *from, const tm_target *to,
     tumen_event event = {.kind = reply ? TUMEN_EVENT_REPLY : TUMEN_EVENT_MESSAGE,
                          .process = key,
                          .from = tm_public_pid(from),
+                         .text = tm_public(token),
                          .term = tm_public(message)};
     if (to->kind == TM_TARGET_REF) event.ref = tm_public_ref(&to->ref);
     if (!reply) {
@@ -211,7 +215,10 @@ static int send_local(tumen_node *node, const tm_pid *from, const tm_target *to,
         TM_ATOMIC_ADD(&node->mail_bytes, message.len);
     }
     TM_ATOMIC_ADD(&node->messages_in, 1);
-    return tm_inbox_put(&node->inbox, &event, NULL, 0);
+    int rc = tm_inbox_put(&node->inbox, &event, NULL, 0);
+    /* Not before: it may end the sender, whose token the event borrows. */
+    tm_node_mail_relieve(node);
+    return rc;
 }
 
 /* One span of the parts: for local messages, which are rarely in more than one. */
@@ -241,7 +248,9 @@ static int send_here(tumen_node *node, tumen_key from, const tm_target *to, cons
     tm_node_lock(node);
     tm_pid sender = {0};
     if (from) sender = tm_procs_pid(node->procs, from);
-    int rc = send_local(node, &sender, to, message);
+    tm_bytes token = {0};
+    if (tm_procs_traced(node->procs)) token = tm_procs_next_token(node->procs, from);
+    int rc = send_local(node, &sender, to, message, token);
     for (size_t i = 0; i < count; i++)
         if (parts[i].lent)
             tm_node_event(
@@ -253,15 +262,20 @@ static int send_here(tumen_node *node, tumen_key from, const tm_target *to, cons
     return rc;
 }
 
+/* A process or an alias that no node can have made. */
+static bool target_is_nobody(const tm_target *to)
+{
+    return (to->kind == TM_TARGET_PID && to->pid.id > TM_PID_ID_MAX) ||
+           (to->kind == TM_TARGET_REF && to->ref.words[0] > TM_REF_WORD_0_MAX);
+}
+
 static int send_queue(tumen_node *node, tumen_bytes peer_name, tm_entry *entry, unsigned flags)
 {
     tm_peer *peer;
     tm_node_lock(node);
     int rc = target_peer(node, peer_name, !(flags & TUMEN_SEND_NOCONNECT), &peer);
-    if (!rc && tm_peer_busy(peer, flags & TUMEN_SEND_CONTROL)) {
-        peer->want_writable = true;
-        rc = TM_EBUSY;
-    }
+    bool large = tm_entry_payload(entry) > TM_FRAGMENT_BYTES;
+    if (!rc && tm_peer_refuses(peer, flags & TUMEN_SEND_CONTROL, large)) rc = TM_EBUSY;
     if (rc) {
         tm_entry_free(&node->engine->alloc, entry);
     } else {
@@ -270,6 +284,19 @@ static int send_queue(tumen_node *node, tumen_bytes peer_name, tm_entry *entry, 
     }
     tm_node_unlock(node);
     return rc;
+}
+
+/* The same as tm_entry_message with the token of the sender, if that has one. */
+static tm_entry *traced_message(tumen_node *node, tumen_key from, const tm_target *to,
+                                const tumen_part *parts, size_t count)
+{
+    tm_pid sender = {0};
+    tm_node_lock(node);
+    if (from) sender = tm_procs_pid(node->procs, from);
+    tm_bytes token = tm_procs_next_token(node->procs, from);
+    tm_entry *entry = tm_entry_message(node, &sender, to, parts, count, token);
+    tm_node_unlock(node);
+    return entry;
 }
 
 int tumen_send_parts(tumen_node *node, tumen_key from, const tumen_target *target,
@@ -285,7 +312,8 @@ int tumen_send_parts(tumen_node *node, tumen_key from, const tumen_target *targe
     if (total == 0) return TM_EUSE_TERM;
     if (total > tm_node_limit(node, TUMEN_LIMIT_MESSAGE_BYTES)) return TM_EUSE_LIMIT;
     tm_target to = tm_private_target(target);
-    if (bytes_equal(where, tm_node_name(node))) return send_here(node, from, &to, parts, count);
+    if (target_is_nobody(&to) || bytes_equal(where, tm_node_name(node)))
+        return send_here(node, from, &to, parts, count);
     tm_pid sender = {0};
     if (from) {
         /* The parts of a key are its pid: no need for the lock. */
@@ -293,7 +321,11 @@ int tumen_send_parts(tumen_node *node, tumen_key from, const tumen_target *targe
         sender.serial = tm_proc_key_serial(from);
         sender.creation = node->creation;
     }
-    tm_entry *entry = tm_entry_message(node, &sender, &to, parts, count);
+    if (tm_procs_traced(node->procs)) {
+        tm_entry *traced = traced_message(node, from, &to, parts, count);
+        return traced ? send_queue(node, where, traced, flags) : TM_ENOMEM;
+    }
+    tm_entry *entry = tm_entry_message(node, &sender, &to, parts, count, (tm_bytes){0});
     return entry ? send_queue(node, where, entry, flags) : TM_ENOMEM;
 }
 
@@ -314,7 +346,7 @@ void tumen_flush(tumen_node *node)
         tm_list *link = tm_list_pop(&node->dirty);
         if (!link) break;
         tm_peer *peer = TM_CONTAINER(link, tm_peer, dirty_link);
-        if (!tm_connection_write_direct(peer) && peer->queue.head) {
+        if (!tm_connection_write_direct(peer) && tm_sendq_ready(&peer->queue)) {
             tm_peer_mark_dirty(peer);
             wake = true;
         }
@@ -330,15 +362,22 @@ int tumen_want_writable(tumen_node *node, tumen_bytes name)
     tm_node_lock(node);
     tm_peer *peer = tm_node_find_peer(node, tm_private(name));
     int rc = peer ? 0 : TM_ENOCONN;
-    if (peer && tm_peer_busy(peer, false)) {
-        peer->want_writable = true;
-        rc = TM_EBUSY;
-    }
+    /* Who was refused is told by the event of what he was refused for. */
+    if (peer && (peer->want_small || tm_peer_refuses(peer, false, true))) rc = TM_EBUSY;
     tm_node_unlock(node);
     return rc;
 }
 
 /* -- monitors, links, aliases ------------------------------------------------------------------------- */
+
+#define MONITOR_FLAGS                                                                              \
+    (TUMEN_MONITOR_ALIAS | TUMEN_MONITOR_EXPLICIT_UNALIAS | TUMEN_MONITOR_DEMONITOR |              \
+     TUMEN_MONITOR_REPLY_DEMONITOR)
+static_assert((int)TUMEN_MONITOR_ALIAS == (int)TM_MONITOR_ALIAS_REPLY &&
+                  (int)TUMEN_MONITOR_EXPLICIT_UNALIAS == (int)TM_MONITOR_EXPLICIT_UNALIAS &&
+                  (int)TUMEN_MONITOR_DEMONITOR == (int)TM_MONITOR_DEMONITOR &&
+                  (int)TUMEN_MONITOR_REPLY_DEMONITOR == (int)TM_MONITOR_REPLY_DEMONITOR,
+              "the flags of tumen.h are those of csrc/proc");
 
 int tumen_monitor(tumen_node *node, tumen_key watcher, const tumen_target *target, unsigned flags,
                   tumen_ref *ref)
@@ -352,7 +391,7 @@ int tumen_monitor(tumen_node *node, tumen_key watcher, const tumen_target *targe
     tm_target to = tm_private_target(target);
     tm_ref made;
     tm_node_lock(node);
-    rc = tm_procs_monitor(node->procs, watcher, &to, flags & TUMEN_MONITOR_ALIAS, &made);
+    rc = tm_procs_monitor(node->procs, watcher, &to, flags & MONITOR_FLAGS, &made);
     tm_node_unlock(node);
     if (!rc) ref_out(node, &made, ref);
     return rc;
@@ -399,23 +438,30 @@ int tumen_unlink(tumen_node *node, tumen_key key, const tumen_pid *to)
     return rc;
 }
 
-int tumen_exit_signal(tumen_node *node, tumen_key from, const tumen_pid *to, tumen_bytes reason)
+int tumen_exit_signal(tumen_node *node, tumen_key from, const tumen_target *target,
+                      tumen_bytes reason)
 {
     RETURN_UNLESS_USABLE(node);
-    tm_pid pid = tm_private_pid(to);
-    if (!tm_node_name_valid(pid.node)) return TM_EUSE_NAME;
+    tumen_bytes where;
+    int rc = target_node(target, &where);
+    if (rc) return rc;
+    if (target->kind == TUMEN_TO_NAME) return TM_EUSE_ARG;
+    if (!tm_node_name_valid(tm_private(where))) return TM_EUSE_NAME;
+    tm_target to = tm_private_target(target);
     tm_node_lock(node);
-    int rc = tm_procs_exit2(node->procs, from, &pid, tm_private(reason));
+    rc = to.kind == TM_TARGET_PID
+             ? tm_procs_exit2(node->procs, from, &to.pid, tm_private(reason))
+             : tm_procs_exit_alias(node->procs, from, &to.ref, tm_private(reason));
     tm_node_unlock(node);
     return rc;
 }
 
-int tumen_alias(tumen_node *node, tumen_key key, tumen_ref *ref)
+int tumen_alias(tumen_node *node, tumen_key key, unsigned flags, tumen_ref *ref)
 {
     RETURN_UNLESS_USABLE(node);
     tm_ref made;
     tm_node_lock(node);
-    int rc = tm_procs_alias(node->procs, key, &made);
+    int rc = tm_procs_alias(node->procs, key, flags & TUMEN_ALIAS_REPLY, &made);
     tm_node_unlock(node);
     if (!rc) ref_out(node, &made, ref);
     return rc;
@@ -431,37 +477,157 @@ int tumen_unalias(tumen_node *node, tumen_key key, const tumen_ref *ref)
     return was;
 }
 
-/* -- spawn requests ------------------------------------------------------------------------------------- */
+/* -- nodes as such ----------------------------------------------------------------------------- */
 
-int tumen_spawn_request(tumen_node *node, tumen_key from, tumen_bytes peer_name, tumen_bytes module,
-                        tumen_bytes function, uint32_t arity, tumen_bytes args, tumen_ref *ref)
+/* Starts to connect where that is needed. Under the lock. */
+static int node_want(tumen_node *node, tm_bytes name)
+{
+    tm_peer *peer = tm_node_make_peer(node, name);
+    if (!peer) return TM_ENOMEM;
+    if (peer->state != TM_PEER_DOWN) return 0;
+    peer->state = TM_PEER_PENDING;
+    tm_engine_command(node->engine, &peer->connect);
+    return 0;
+}
+
+int tumen_monitor_node(tumen_node *node, tumen_key key, tumen_bytes name, int on)
 {
     RETURN_UNLESS_USABLE(node);
-    if (!name_fits(module) || !name_fits(function)) return TM_EUSE_NAME;
-    if (bytes_equal(peer_name, tm_node_name(node))) return TM_EUSE_ARG;
-    if (args.len > tm_node_limit(node, TUMEN_LIMIT_MESSAGE_BYTES)) return TM_EUSE_LIMIT;
-    tm_peer *peer;
-    tm_ref made = {0};
+    tm_bytes peer = tm_private(name);
+    if (!tm_node_name_valid(peer)) return TM_EUSE_NAME;
     tm_node_lock(node);
-    int rc = target_peer(node, peer_name, true, &peer);
-    if (!rc && tm_peer_busy(peer, false)) {
-        peer->want_writable = true;
-        rc = TM_EBUSY;
-    }
-    if (!rc) rc = tm_procs_spawn_request(node->procs, from, peer->name, TM_SPAWN_MONITOR, &made);
-    if (!rc) {
-        tm_pid sender = tm_procs_pid(node->procs, from);
-        tm_entry *entry = tm_entry_spawn_request(node, &sender, &made, tm_private(module),
-                                                 tm_private(function), arity, tm_private(args));
-        if (entry) {
-            tm_peer_queue(peer, entry);
-            TM_ATOMIC_ADD(&node->messages_out, 1);
-        } else {
-            tm_procs_spawn_abandon(node->procs, from, &made);
-            rc = TM_ENOMEM;
-        }
+    int rc = on ? tm_procs_monitor_node(node->procs, key, peer)
+                : tm_procs_demonitor_node(node->procs, key, peer);
+    if (!rc && on && !bytes_equal(name, tm_node_name(node))) {
+        rc = node_want(node, peer);
+        if (rc) tm_procs_demonitor_node(node->procs, key, peer);
     }
     tm_node_unlock(node);
+    return rc;
+}
+
+/* -- what a process hands on ------------------------------------------------------------------- */
+
+int tumen_group_leader(tumen_node *node, tumen_key key, tumen_pid *leader, char *space)
+{
+    RETURN_UNLESS_USABLE(node);
+    tm_pid found;
+    tm_node_lock(node);
+    bool set = tm_procs_leader(node->procs, key, &found);
+    int rc = set ? 1 : tm_procs_alive(node->procs, key) ? 0 : TM_ENOPROC;
+    if (set) {
+        memcpy(space, found.node.ptr, found.node.len);
+        *leader = tm_public_pid(&found);
+        leader->node.ptr = (const uint8_t *)space;
+    }
+    tm_node_unlock(node);
+    return rc;
+}
+
+int tumen_set_group_leader(tumen_node *node, tumen_key by, const tumen_pid *process,
+                           const tumen_pid *leader)
+{
+    RETURN_UNLESS_USABLE(node);
+    tm_pid to = tm_private_pid(process), new = tm_private_pid(leader);
+    if (!tm_node_name_valid(to.node) || !tm_node_name_valid(new.node)) return TM_EUSE_NAME;
+    tm_node_lock(node);
+    int rc = tm_procs_lead(node->procs, by, &to, &new);
+    tm_node_unlock(node);
+    return rc;
+}
+
+int tumen_trace(tumen_node *node, tumen_key key, tumen_bytes token)
+{
+    RETURN_UNLESS_USABLE(node);
+    tm_node_lock(node);
+    int rc = tm_procs_trace(node->procs, key, tm_private(token));
+    tm_node_unlock(node);
+    return rc;
+}
+
+int tumen_trace_token(tumen_node *node, tumen_key key, uint8_t *space, size_t size)
+{
+    RETURN_UNLESS_USABLE(node);
+    tm_node_lock(node);
+    tm_bytes token = tm_procs_token(node->procs, key);
+    int rc = token.len <= size ? (int)token.len : TM_EUSE_LIMIT;
+    if (rc > 0) memcpy(space, token.ptr, token.len);
+    tm_node_unlock(node);
+    return rc;
+}
+
+/* -- spawn requests ------------------------------------------------------------------------------------- */
+
+/* [link, monitor | Options]: a list of what the flags say and of the further options. */
+static int spawn_options(const tumen_node *node, const tumen_spawn_spec *spec, tm_buf *out)
+{
+    tm_cursor c = tm_cursor_of(tm_private(spec->options));
+    tm_walk_limits limits = TM_WALK_LIMITS_DEFAULT;
+    uint32_t more = 0;
+    if (spec->options.len && tm_etf_read_list(&c, &more)) return TM_EUSE_TERM;
+    tm_bytes rest = tm_bytes_of(c.ptr, tm_cursor_left(&c)), skipped;
+    for (uint32_t i = 0; i < more; i++)
+        if (tm_etf_read_term(&c, &limits, &node->engine->alloc, &skipped)) return TM_EUSE_TERM;
+    if (more && (tm_cursor_left(&c) != 1 || *c.ptr != TM_NIL_EXT)) return TM_EUSE_TERM;
+    bool link = spec->flags & TUMEN_SPAWN_LINK, monitor = spec->flags & TUMEN_SPAWN_MONITOR;
+    if (more > UINT32_MAX - 2) return TM_EUSE_LIMIT;
+    int rc = tm_etf_write_list(out, more + link + monitor);
+    if (!rc && link) rc = tm_etf_write_atom(out, TM_BYTES("link"));
+    if (!rc && monitor) rc = tm_etf_write_atom(out, TM_BYTES("monitor"));
+    if (!rc) rc = more ? tm_etf_write_raw(out, rest) : tm_etf_write_nil(out);
+    return rc;
+}
+
+/* Under the lock. */
+static int spawn_queue(tumen_node *node, tumen_key from, tm_peer *peer,
+                       const tumen_spawn_spec *spec, tm_bytes options, tm_ref *made)
+{
+    int rc = tm_procs_spawn_request(node->procs, from, peer->name, spec->flags, made);
+    if (rc) return rc;
+    tm_pid sender = tm_procs_pid(node->procs, from);
+    tm_entry_rare rare = {.options = options,
+                          .leader = spec->leader.node.len ? tm_private_pid(&spec->leader) : sender};
+    if (tm_procs_traced(node->procs)) rare.token = tm_procs_next_token(node->procs, from);
+    tm_entry *entry = tm_entry_spawn_request(node, &sender, made, spec, &rare);
+    if (!entry) {
+        tm_procs_spawn_abandon(node->procs, from, made);
+        return TM_ENOMEM;
+    }
+    tm_peer_queue(peer, entry);
+    TM_ATOMIC_ADD(&node->messages_out, 1);
+    return 0;
+}
+
+static_assert((size_t)TUMEN_NODE_NAME_BYTES > TM_NODE_NAME_BYTES_MAX, "a name fits its space");
+static_assert((size_t)TUMEN_TRACE_TOKEN_BYTES == TM_TRACE_TOKEN_BYTES_MAX, "one number");
+static_assert((int)TUMEN_SPAWN_LINK == (int)TM_SPAWN_LINK &&
+                  (int)TUMEN_SPAWN_MONITOR == (int)TM_SPAWN_MONITOR,
+              "the flags of tumen.h are those of csrc/proc");
+
+int tumen_spawn_request(tumen_node *node, tumen_key from, const tumen_spawn_spec *spec,
+                        tumen_ref *ref)
+{
+    RETURN_UNLESS_USABLE(node);
+    if (!name_fits(spec->module) || !name_fits(spec->function)) return TM_EUSE_NAME;
+    if (bytes_equal(spec->peer, tm_node_name(node)) || !spec->args.len) return TM_EUSE_ARG;
+    if (spec->args.len > tm_node_limit(node, TUMEN_LIMIT_MESSAGE_BYTES)) return TM_EUSE_LIMIT;
+    if (spec->leader.node.len && !tm_node_name_valid(tm_private(spec->leader.node)))
+        return TM_EUSE_NAME;
+    tm_buf options;
+    tm_buf_init(&options, &node->engine->alloc, TM_SPAWN_OPTIONS_BYTES_MAX);
+    int rc = spawn_options(node, spec, &options);
+    tm_peer *peer;
+    tm_ref made = {0};
+    if (rc) {
+        tm_buf_fini(&options);
+        return rc;
+    }
+    tm_node_lock(node);
+    rc = target_peer(node, spec->peer, true, &peer);
+    if (!rc && tm_peer_refuses(peer, false, spec->args.len > TM_FRAGMENT_BYTES)) rc = TM_EBUSY;
+    if (!rc) rc = spawn_queue(node, from, peer, spec, tm_buf_bytes(&options), &made);
+    tm_node_unlock(node);
+    tm_buf_fini(&options);
     if (!rc) ref_out(node, &made, ref);
     return rc;
 }
@@ -537,12 +703,16 @@ static void close_now(void *ctx)
     }
     tm_node_unlock(node);
     close->rc = found ? 0 : TM_ENOCONN;
-    if (found) tm_connection_close(found, close->code, close->text);
+    if (!found) return;
+    if (close->code == TM_ECLOSED)
+        tm_connection_finish(found, close->text);
+    else
+        tm_connection_close(found, close->code, close->text);
 }
 
 int tumen_node_disconnect(tumen_node *node, tumen_bytes peer)
 {
-    RETURN_UNLESS_USABLE(node);
+    if (node->forked) return TM_EFORKED;
     if (!peer.len) return TM_EUSE_NAME;
     struct epoch_close close = {node, tm_private(peer), 0, TM_ECLOSED, "disconnect", 0};
     tm_engine_call(node->engine, close_now, &close);
@@ -570,7 +740,7 @@ static int node_grow_names(tumen_node *node, size_t size)
 
 int tumen_node_connections(tumen_node *node, tumen_connection *connections, size_t max)
 {
-    RETURN_UNLESS_USABLE(node);
+    if (node->forked) return TM_EFORKED;
     size_t position = 0, size = 0;
     int count = 0;
     tm_node_lock(node);

@@ -60,9 +60,26 @@ static void attempt_drop(tm_attempt *attempt)
 
 void tm_attempt_cancel(tm_attempt *attempt) { attempt_drop(attempt); }
 
+/* The peer's own attempt towards us may still win: it has as long as ours could have lasted. code: why
+ * ours has failed, 0 for `nok`. */
+static void attempt_yield(tm_attempt *attempt, int code)
+{
+    tumen_node *node = attempt->node;
+    tm_peer *peer = attempt->peer;
+    peer->wait_until_ns = attempt->timer.deadline_ns;
+    peer->wait_code = code;
+    tm_timer_arm(&node->engine->wheel, &peer->wait_timer, peer->wait_until_ns);
+    attempt_drop(attempt);
+    tm_greetings_resume(node, peer->name);
+}
+
 static void attempt_fail(tm_attempt *attempt, int code, const char *text)
 {
     tm_peer *peer = attempt->peer;
+    if (peer && tm_greetings_expect(attempt->node, peer->name)) {
+        attempt_yield(attempt, code);
+        return;
+    }
     attempt_drop(attempt);
     if (peer) tm_peer_failed(peer, code, text);
 }
@@ -79,6 +96,8 @@ static void attempt_timeout(tm_timer *timer, uint64_t now_ns)
     tm_attempt *attempt = TM_CONTAINER(timer, tm_attempt, timer);
     attempt_fail(attempt, TM_ETIMEDOUT, STAGES[attempt->stage]);
 }
+
+bool tm_attempt_is_known(const tm_attempt *attempt) { return attempt->stage == STAGE_HANDSHAKE; }
 
 uint32_t tm_attempt_challenge(const tm_attempt *attempt, bool *open)
 {
@@ -224,9 +243,12 @@ void tm_attempt_start(tm_peer *peer)
         memcpy(host, part.ptr, part.len);
     }
     uint16_t port = peer->port;
+    bool allowed = tm_node_allows(node, peer->name);
     tm_node_unlock(node);
-    int rc = attempt_resolve(attempt, host, port);
-    if (rc == 0)
+    int rc = allowed ? attempt_resolve(attempt, host, port) : TM_EUSE_NAME;
+    if (!allowed)
+        attempt_fail(attempt, TM_EPEER_NAME, "that node is not on the allowed list");
+    else if (rc == 0)
         attempt_located(attempt);
     else if (rc == TM_ENOTSUP)
         attempt_fail(attempt, rc,
@@ -272,8 +294,7 @@ static void handshake_connected(tm_attempt *attempt)
     tumen_engine *engine = node->engine;
     attempt->stage = STAGE_HANDSHAKE;
     bool ask_name = node->dynamic && !node->named;
-    uint64_t flags = TM_DFLAGS_OURS | (node->visible ? TM_DFLAG(PUBLISHED) : 0) |
-                     (ask_name ? TM_DFLAG(NAME_ME) : 0);
+    uint64_t flags = node->flags | (ask_name ? TM_DFLAG(NAME_ME) : 0);
     tm_node_lock_engine(node);
     tm_handshake_config config = {
         .name = tm_node_name(node),
@@ -292,20 +313,10 @@ static void handshake_connected(tm_attempt *attempt)
     if (rc) attempt_fail(attempt, rc, "cannot start the handshake");
 }
 
-/* `nok`: the peer's own attempt towards us goes on; wait for it as long as ours could have lasted. */
-static void attempt_yield(tm_attempt *attempt)
-{
-    tm_peer *peer = attempt->peer;
-    tumen_engine *engine = attempt->node->engine;
-    peer->wait_until_ns = attempt->timer.deadline_ns;
-    tm_timer_arm(&engine->wheel, &peer->wait_timer, peer->wait_until_ns);
-    attempt_drop(attempt);
-}
-
 static void handshake_failed(tm_attempt *attempt, int rc)
 {
     if (rc == TM_ECLOSED) {
-        attempt_yield(attempt);
+        attempt_yield(attempt, 0);
         return;
     }
     char text[200];
@@ -351,6 +362,7 @@ static void handshake_done(tm_attempt *attempt, tm_bytes input)
     peer->attempt = NULL;
     attempt->peer = NULL;
     tm_timer_cancel(&node->engine->wheel, &attempt->timer);
+    if (!rc) tm_greetings_yield(node, peer->name);
     if (!rc) rc = tm_connection_open(node, &established);
     if (rc) {
         attempt_drop(attempt);

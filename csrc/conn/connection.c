@@ -49,6 +49,10 @@ static void tick_check(tm_timer *timer, uint64_t now_ns)
 {
     tm_connection *conn = TM_CONTAINER(timer, tm_connection, tick_timer);
     connection_invariants(conn);
+    if (conn->close_by_ns && now_ns >= conn->close_by_ns) {
+        tm_connection_close(conn, TM_ECLOSED, conn->drain_text);
+        return;
+    }
     uint64_t interval = tick_interval_ns(conn->node);
     /* After a stop of this process the bytes of the peer still wait in the kernel: read first. */
     bool late = now_ns > timer->deadline_ns + interval;
@@ -59,6 +63,11 @@ static void tick_check(tm_timer *timer, uint64_t now_ns)
     conn->silent = heard || late ? 0 : conn->silent + 1;
     if (conn->silent >= TM_TICK_INTENSITY) {
         tm_connection_close(conn, TM_EPEER_TICK, "net_tick_timeout");
+        return;
+    }
+    uint64_t patience = TM_SEQUENCE_IDLE_TICK_TIMES * TM_TICK_INTENSITY * interval;
+    if (tm_fragments_idle_ns(&conn->fragments, now_ns) > patience) {
+        tm_connection_close(conn, TM_EPEER_LIMIT, "a message in fragments was not finished");
         return;
     }
     /* Our own ticks do not count: else every other check would find that something was written. */
@@ -72,7 +81,7 @@ static void tick_check(tm_timer *timer, uint64_t now_ns)
 void tm_connection_retime_link(tm_list *link)
 {
     tm_connection *conn = TM_CONTAINER(link, tm_connection, link);
-    if (conn->down) return;
+    if (conn->down || conn->close_by_ns) return;
     uint64_t due_ns = conn->node->engine->now_ns + tick_interval_ns(conn->node);
     conn->silent = 0;
     if (due_ns < conn->tick_timer.deadline_ns)
@@ -85,7 +94,10 @@ static void connection_free(tm_connection *conn)
 {
     const tm_alloc *alloc = &conn->node->engine->alloc;
     tm_framer_fini(&conn->framer);
+    tm_fragments_fini(&conn->fragments);
+    tm_atom_cache_fini(&conn->atoms);
     tm_buf_fini(&conn->out);
+    tm_alloc_free(alloc, conn->atoms_out, sizeof *conn->atoms_out);
     tm_buf_fini(&conn->carried);
     tm_source_unref(conn->source);
     tm_list_remove(&conn->link);
@@ -153,9 +165,12 @@ static tm_connection *connection_create(tumen_node *node, const struct tm_establ
     conn->creation = established->creation;
     conn->up_ns = engine->now_ns;
     conn->tick_timer.fire = tick_check;
+    conn->drain_text = "the node stopped";
     conn->resume.run = tm_connection_resume;
     tm_resolve_format(&established->address, conn->address, sizeof conn->address);
     tm_framer_init(&conn->framer, &engine->alloc, 0); /* the limit is set with every read */
+    tm_atom_cache_init(&conn->atoms, &engine->atoms);
+    tm_fragments_init(&conn->fragments, &engine->atoms);
     tm_buf_init(&conn->out, &engine->alloc, 0);
     tm_buf_init(&conn->carried, &engine->alloc, 0);
     conn->source = tm_source_create(&engine->alloc, conn->epoch);
@@ -188,10 +203,12 @@ int tm_connection_open(tumen_node *node, const struct tm_established *establishe
     }
     TM_ASSERT(!peer->conn);
     conn->peer = peer;
+    conn->given = established->given;
     peer->conn = conn;
     peer->state = TM_PEER_UP;
     peer->conn_failed = false;
     peer->wait_until_ns = 0;
+    peer->wait_code = 0;
     tm_timer_cancel(&node->engine->wheel, &peer->wait_timer);
     tm_list_push(&node->connections, &conn->link);
     node->object_count++;
@@ -229,17 +246,15 @@ void tm_connection_close(tm_connection *conn, int code, const char *text)
     tumen_node *node = conn->node;
     tm_peer *peer = conn->peer;
     tm_timer_cancel(&node->engine->wheel, &conn->tick_timer);
+    /* Not a byte of them will be wanted; the atoms may be in use until the frame is done with. */
+    tm_fragments_fini(&conn->fragments);
     tm_node_lock_engine(node);
     uint64_t lost = peer->queue.messages;
-    /* What is being written stays in conn->writing until the kernel or the caller is done with it. */
-    for (tm_entry *entry = conn->writing; entry; entry = entry->next)
-        tm_sendq_settle(&peer->queue, entry);
-    for (tm_entry *entry = conn->writing; entry; entry = entry->next)
-        __atomic_sub_fetch(&node->sendq_bytes, entry->weight, __ATOMIC_RELAXED);
+    tm_connection_write_lost(conn, peer);
     peer->conn = NULL;
     peer->state = TM_PEER_DOWN;
     peer->sending = false;
-    peer->want_writable = false;
+    peer->want_writable = peer->want_small = false;
     tm_list_remove(&peer->dirty_link);
     conn->peer = NULL;
     tm_peer_drop_queue(peer);
@@ -255,9 +270,11 @@ void tm_connection_close(tm_connection *conn, int code, const char *text)
     bool namer = node->namer == peer;
     if (namer) node->namer = NULL;
     tm_peer_retire(peer);
+    if (conn->given) tm_node_return_name(node, conn->given);
+    conn->given = NULL;
     tm_node_unlock(node);
     connection_shut(conn, false);
-    if (namer && !node->stopping) tm_node_begin_stop(node);
+    if (namer && !node->stopping) tm_node_lose_name(node);
 }
 
 void tm_connection_drain(tm_connection *conn)
@@ -268,9 +285,18 @@ void tm_connection_drain(tm_connection *conn)
     bool idle = conn->peer->queue.count == 0 && !conn->peer->sending;
     tm_node_unlock(conn->node);
     if (idle)
-        tm_connection_close(conn, TM_ECLOSED, "the node stopped");
+        tm_connection_close(conn, TM_ECLOSED, conn->drain_text);
     else
         tm_connection_write(conn);
+}
+
+void tm_connection_finish(tm_connection *conn, const char *text)
+{
+    tumen_engine *engine = conn->node->engine;
+    conn->drain_text = text;
+    conn->close_by_ns = engine->now_ns + TM_DRAIN_MS * TM_MS_NS;
+    tm_timer_arm(&engine->wheel, &conn->tick_timer, conn->close_by_ns);
+    tm_connection_drain(conn);
 }
 
 void tm_connection_drain_link(tm_list *link)
@@ -278,9 +304,9 @@ void tm_connection_drain_link(tm_list *link)
     tm_connection_drain(TM_CONTAINER(link, tm_connection, link));
 }
 
-void tm_connection_abort_link(tm_list *link)
+void tm_connection_abort_link(tm_list *link, const char *text)
 {
-    tm_connection_close(TM_CONTAINER(link, tm_connection, link), TM_ECLOSED, "the node stopped");
+    tm_connection_close(TM_CONTAINER(link, tm_connection, link), TM_ECLOSED, text);
 }
 
 uint64_t tm_connection_waiting(const tm_connection *conn)
@@ -309,5 +335,7 @@ void tm_connection_fill(const tm_peer *peer, tumen_connection *info)
     info->ticks_in = TM_ATOMIC_GET(&conn->ticks_in);
     info->ticks_out = TM_ATOMIC_GET(&conn->ticks_out);
     info->inbox_bytes = tm_connection_waiting(conn);
+    info->reassembly_bytes = TM_ATOMIC_GET(&conn->reassembly_bytes);
+    info->atoms = TM_ATOMIC_GET(&conn->atom_count);
     memcpy(info->address, conn->address, sizeof info->address);
 }

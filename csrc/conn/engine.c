@@ -308,8 +308,12 @@ int64_t tumen_engine_timeout_ns(tumen_engine *engine)
 
 int tumen_engine_poll_fd(tumen_engine *engine)
 {
-    if (engine->driver == TUMEN_DRIVER_THREAD) return -1;
-    return engine->io->ops->poll_fd(engine->io);
+    if (engine->driver == TUMEN_DRIVER_THREAD || engine->forked) return -1;
+    /* The first call changes how the backend sleeps, and the host's is one of two. */
+    pthread_mutex_lock(&engine->step_lock);
+    int fd = engine->io->ops->poll_fd(engine->io);
+    pthread_mutex_unlock(&engine->step_lock);
+    return fd;
 }
 
 /* -- the engine's own thread -------------------------------------------------------------------------- */
@@ -317,7 +321,7 @@ int tumen_engine_poll_fd(tumen_engine *engine)
 /* Loop driver: waits until the host has left work lying, then does it until the host is back. */
 static void engine_watch(tumen_engine *engine)
 {
-    int fd = engine->io->ops->poll_fd(engine->io);
+    int fd = tumen_engine_poll_fd(engine);
     bool away = false;
     uint64_t seen = TM_ATOMIC_GET(&engine->steps);
     while (!__atomic_load_n(&engine->stopping, __ATOMIC_ACQUIRE)) {
@@ -422,12 +426,20 @@ static int engine_start_thread(tumen_engine *engine)
 static void engine_free(tumen_engine *engine)
 {
     tm_map_fini(&engine->socks);
+    tm_atom_pool_fini(&engine->atoms);
     tm_notify_close(engine->stop_fd);
     pthread_mutex_destroy(&engine->step_lock);
     pthread_mutex_destroy(&engine->command_lock);
     pthread_cond_destroy(&engine->changed);
     tm_alloc libc = tm_alloc_libc(NULL);
     tm_alloc_free(&libc, engine, sizeof *engine);
+}
+
+/* One large block that is freed teaches the C library that there will be more: see
+ * TM_HEAP_BLOCK_BYTES. Not a byte of it is touched. */
+static void engine_warm_heap(const tm_alloc *libc)
+{
+    tm_alloc_free(libc, tm_alloc_get(libc, TM_HEAP_BLOCK_BYTES), TM_HEAP_BLOCK_BYTES);
 }
 
 int tumen_engine_create(const tumen_engine_options *options, tumen_engine **out)
@@ -440,6 +452,7 @@ int tumen_engine_create(const tumen_engine_options *options, tumen_engine **out)
     tumen_engine *engine = tm_alloc_zero(&libc, sizeof *engine);
     if (!engine) return TM_ENOMEM;
     engine->alloc = tm_alloc_libc(&engine->stats);
+    engine_warm_heap(&libc);
     engine->driver = chosen.driver;
     engine->wanted_backend = chosen.backend;
     engine->sockets_max = chosen.sockets_max ? chosen.sockets_max : SOCKETS_DEFAULT;
@@ -454,6 +467,7 @@ int tumen_engine_create(const tumen_engine_options *options, tumen_engine **out)
     int rc = engine->stop_fd < 0 ? engine->stop_fd : 0;
     if (!rc) rc = tm_io_random(engine->seed, sizeof engine->seed);
     tm_map_init(&engine->socks, &engine->alloc, engine->seed);
+    tm_atom_pool_init(&engine->atoms, &engine->alloc, engine->seed);
     if (!rc && engine->driver != TUMEN_DRIVER_THREAD) rc = engine_open_io(engine);
     engine->sleeping = 1;
     if (!rc && engine->driver != TUMEN_DRIVER_HOST) {

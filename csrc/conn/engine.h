@@ -14,6 +14,7 @@
 #include "../base/list.h"
 #include "../base/map.h"
 #include "../base/wheel.h"
+#include "../dist/atom_cache.h"
 #include "../io/io.h"
 #include "../io/resolve.h"
 #include "../tumen.h"
@@ -60,6 +61,7 @@ struct tumen_engine {
     tm_map socks;    /* id -> tm_sock */
     tm_list nodes;
     uint64_t epochs;          /* connections made so far */
+    tm_atom_pool atoms;       /* of all connections */
     struct tm_mapper *mapper; /* the embedded port mapper, or NULL */
     tm_resolver *resolver;
     tm_list resolved; /* answers of the resolver, under command_lock */

@@ -1,7 +1,14 @@
 /* Greetings: inbound sockets until their handshake is verified. Strangers, all of them.
  *
  * Nothing of a stranger is kept but this object; the name it says claims nothing until its digest is right.
- * Their number is bounded: the oldest goes first, since an honest handshake takes milliseconds. */
+ * Their number is bounded: the oldest goes first, since an honest handshake takes milliseconds.
+ *
+ * Two nodes that dial each other at once need exactly one connection (protocol.md 2.2). An attempt of ours
+ * counts from when its name is on the wire. A peer that comes later is told `nok` if our name is greater,
+ * else `ok_simultaneous`, and then its handshake ends our attempt. A peer that came earlier was told `ok`: if
+ * our name is greater it will give its own attempt up as soon as it has read our name, so its verified
+ * handshake is put off until ours has gone one way or the other; accepted at once, it could be a socket
+ * that the peer has just closed. */
 #include <stdio.h>
 
 #include "../dist/handshake.h"
@@ -14,8 +21,10 @@ typedef struct tm_greeting {
     tm_timer timer;
     tm_io_address address;
     tm_handshake hs;
-    bool alive; /* the peer insisted on replacing its connection */
-    bool over;  /* given up: only the socket's end is awaited */
+    bool alive;      /* the peer insisted on replacing its connection */
+    bool held;       /* verified, and put off for our own attempt */
+    tm_given *given; /* it asked for a name, and this is it */
+    bool over;       /* given up: only the socket's end is awaited */
 } tm_greeting;
 
 static const tm_sock_ops GREETING_OPS;
@@ -29,6 +38,11 @@ static void greeting_free(tm_greeting *greeting)
         node->greeting_count--;
     }
     tm_handshake_fini(&greeting->hs);
+    if (greeting->given) {
+        tm_node_lock_engine(node);
+        tm_node_return_name(node, greeting->given);
+        tm_node_unlock(node);
+    }
     tm_talk_fini(&greeting->talk);
     tm_alloc_free(&node->engine->alloc, greeting, sizeof *greeting);
     tm_node_object_closed(node);
@@ -50,14 +64,25 @@ static void greeting_end(tm_greeting *greeting)
 static void greeting_fail(tm_greeting *greeting, int code, const char *text)
 {
     if (greeting->over) return;
+    tumen_node *node = greeting->node;
     tm_bytes name = tm_handshake_peer_name(&greeting->hs);
-    tm_node_event(greeting->node,
+    tm_node_lock_engine(node);
+    tm_peer *peer = tm_node_find_peer(node, name);
+    tm_node_event(node,
                   &(tumen_event){.kind = TUMEN_EVENT_HANDSHAKE_FAILED,
                                  .node = tm_public(name),
                                  .code = code,
                                  .text = {(const uint8_t *)text, strlen(text)}},
                   NULL);
+    tm_node_unlock(node);
     greeting_end(greeting);
+    /* Our own attempt has failed, and this one was waited for. */
+    if (peer && peer->wait_code && !tm_greetings_expect(node, peer->name)) tm_peer_give_up(peer);
+}
+
+static bool greeting_is_of(const tm_greeting *greeting, tm_bytes name)
+{
+    return tm_bytes_equal(tm_handshake_peer_name(&greeting->hs), name);
 }
 
 void tm_greeting_drop(tm_greeting *greeting)
@@ -102,48 +127,76 @@ static void greeting_timeout(tm_timer *timer, uint64_t now_ns)
 
 /* -- decisions ------------------------------------------------------------------------------------------- */
 
-/* What to answer to a name; cookie is copied into space (the lock is released on return). */
-static enum tm_handshake_status greeting_status(tm_greeting *greeting, uint8_t *space,
-                                                tm_bytes *cookie)
+/* Why nobody of that name gets in, or NULL. Under the lock. */
+static const char *greeting_barred(const tm_greeting *greeting)
 {
     tumen_node *node = greeting->node;
     tm_bytes name = tm_handshake_peer_name(&greeting->hs);
-    enum tm_handshake_status status = TM_HANDSHAKE_OK;
-    if (greeting->hs.name_me || tm_bytes_equal(name, tm_node_name(node)) || node->stopping)
-        return TM_HANDSHAKE_NOT_ALLOWED;
-    tm_node_lock_engine(node);
-    tm_bytes found = tm_node_cookie_for(node, name);
-    memcpy(space, found.ptr, found.len);
-    *cookie = tm_bytes_of(space, found.len);
-    tm_peer *peer = tm_node_find_peer(node, name);
-    if (peer && peer->state == TM_PEER_UP)
-        status = TM_HANDSHAKE_ALIVE;
-    else if (peer && peer->attempt)
-        status = tm_handshake_simultaneous(tm_node_name(node), name);
-    tm_node_unlock(node);
-    greeting->alive = status == TM_HANDSHAKE_ALIVE;
-    return status;
+    if (node->stopping) return "the node is stopping";
+    if (!node->named) return "this node has no name yet";
+    if (tm_bytes_equal(name, tm_node_name(node))) return "that name is this node's own";
+    return tm_node_allows(node, name) ? NULL : "that node is not on the allowed list";
+}
+
+/* What to answer to a name. Under the lock. */
+static enum tm_handshake_status greeting_status(tm_greeting *greeting)
+{
+    tumen_node *node = greeting->node;
+    tm_bytes name = tm_handshake_peer_name(&greeting->hs);
+    const tm_peer *peer = tm_node_find_peer(node, name);
+    greeting->alive = peer && peer->state == TM_PEER_UP;
+    if (greeting->alive) return TM_HANDSHAKE_ALIVE;
+    if (!peer || !peer->attempt || !tm_attempt_is_known(peer->attempt)) return TM_HANDSHAKE_OK;
+    return tm_handshake_simultaneous(tm_node_name(node), name);
+}
+
+/* Answers a peer that asked for a name. Under the lock. */
+static int greeting_give(tm_greeting *greeting)
+{
+    tumen_node *node = greeting->node;
+    greeting->given = tm_node_give_name(node, tm_handshake_peer_name(&greeting->hs));
+    if (!greeting->given) return TM_ENOMEM;
+    tm_bytes name = greeting->given->name;
+    return tm_handshake_answer_named(&greeting->hs, name, greeting->given->creation,
+                                     tm_node_cookie_for(node, name), &greeting->talk.out);
 }
 
 static int greeting_named(tm_greeting *greeting)
 {
-    uint8_t space[TM_COOKIE_BYTES_MAX];
-    tm_bytes cookie = {0};
-    enum tm_handshake_status status = greeting_status(greeting, space, &cookie);
-    int rc = tm_handshake_answer(&greeting->hs, status, cookie, &greeting->talk.out);
-    explicit_bzero(space, sizeof space);
+    tumen_node *node = greeting->node;
+    tm_handshake *hs = &greeting->hs;
+    enum tm_handshake_status status = TM_HANDSHAKE_NOT_ALLOWED;
+    int rc;
+    tm_node_lock_engine(node);
+    const char *barred = greeting_barred(greeting);
+    if (!barred && hs->name_me) {
+        rc = greeting_give(greeting);
+    } else {
+        tm_bytes cookie = tm_node_cookie_for(node, tm_handshake_peer_name(hs));
+        if (!barred) status = greeting_status(greeting);
+        rc = tm_handshake_answer(hs, status, cookie, &greeting->talk.out);
+    }
+    tm_node_unlock(node);
+    if (barred) {
+        greeting_fail(greeting, TM_EPEER_NAME, barred);
+        return TM_ECLOSED;
+    }
     if (status == TM_HANDSHAKE_NOK) {
         greeting_end(greeting); /* ours goes on: nothing failed */
         return TM_ECLOSED;
     }
-    if (status == TM_HANDSHAKE_NOT_ALLOWED) {
-        greeting_fail(greeting, TM_EPEER_NAME,
-                      greeting->hs.name_me
-                          ? "dynamic names are not given out"
-                          : "that name is this node's own, or the node is stopping");
-        return TM_ECLOSED;
-    }
     return rc;
+}
+
+/* What greeting_verified answers when the decision is put off. */
+#define GREETING_HELD 1
+
+/* Whether our own attempt has to be waited for: the peer's is given up as soon as it has read our name. */
+static bool greeting_must_wait(const tm_greeting *greeting, const struct tm_attempt *attempt)
+{
+    tm_bytes name = tm_handshake_peer_name(&greeting->hs);
+    return attempt && tm_attempt_is_known(attempt) &&
+           tm_handshake_simultaneous(tm_node_name(greeting->node), name) == TM_HANDSHAKE_NOK;
 }
 
 /* The peer has the cookie: its earlier connection, or our own attempt, gives way. */
@@ -159,6 +212,10 @@ static int greeting_verified(tm_greeting *greeting, tm_bytes input)
     struct tm_attempt *attempt = peer ? peer->attempt : NULL;
     tm_node_unlock(node);
     if (old && !greeting->alive) return TM_ECLOSED;
+    if (greeting_must_wait(greeting, attempt)) {
+        greeting->held = true;
+        return input.len ? TM_EPEER_MALFORMED : GREETING_HELD; /* nothing may come before our ack */
+    }
     if (old) tm_connection_close(old, TM_EPEER_CLOSED, "replaced by a new connection of the peer");
     if (attempt) tm_attempt_cancel(attempt);
     int rc = tm_handshake_accept(&greeting->hs, &greeting->talk.out);
@@ -171,10 +228,13 @@ static int greeting_verified(tm_greeting *greeting, tm_bytes input)
         .creation = greeting->hs.peer_creation,
         .address = greeting->address,
         .input = input,
+        .given = greeting->given,
     };
     rc = tm_connection_open(node, &established);
-    if (rc == 0) greeting_free(greeting);
-    return rc;
+    if (rc) return rc;
+    greeting->given = NULL;
+    greeting_free(greeting);
+    return 0;
 }
 
 static const char *greeting_why(const tm_greeting *greeting, int rc)
@@ -191,8 +251,9 @@ static void greeting_received(tm_sock *sock, tm_bytes input)
         int rc = event < 0 ? event : 0;
         if (event == TM_HANDSHAKE_NAMED) rc = greeting_named(greeting);
         if (event == TM_HANDSHAKE_VERIFIED) {
-            rc = greeting_verified(greeting, input);
-            if (rc == 0) return; /* the greeting is a connection now */
+            if (greeting->held && !input.len) return;
+            rc = greeting->held ? TM_EPEER_MALFORMED : greeting_verified(greeting, input);
+            if (rc == 0 || rc == GREETING_HELD) return; /* it is a connection now, or waits */
         }
         if (!rc && !greeting->over) rc = tm_talk_flush(&greeting->talk);
         if (rc) {
@@ -208,7 +269,17 @@ static void greeting_received(tm_sock *sock, tm_bytes input)
 static void greeting_read_ended(tm_sock *sock, int rc)
 {
     tm_greeting *greeting = TM_CONTAINER(sock, tm_greeting, talk.sock);
-    greeting_fail(greeting, rc ? rc : TM_EPEER_CLOSED, "the peer closed during the handshake");
+    tumen_node *node = greeting->node;
+    tm_node_lock_engine(node);
+    const tm_peer *peer = tm_node_find_peer(node, tm_handshake_peer_name(&greeting->hs));
+    bool given_up = peer && (peer->attempt || peer->conn);
+    /* Not a byte: a probe of the port, or a peer whose attempt our own has overtaken. */
+    bool silent = greeting->hs.state == TM_HS_A_NAME && !greeting->hs.prefix_len;
+    tm_node_unlock(node);
+    if (given_up || silent)
+        greeting_end(greeting); /* two connections at once were one too many: nothing failed */
+    else
+        greeting_fail(greeting, rc ? rc : TM_EPEER_CLOSED, "the peer closed during the handshake");
 }
 
 static void greeting_sent(tm_sock *sock, ssize_t rc)
@@ -233,6 +304,36 @@ static const tm_sock_ops GREETING_OPS = {
     .closed = greeting_closed,
 };
 
+/* -- beside an attempt of our own --------------------------------------------------------------------------- */
+
+bool tm_greetings_expect(tumen_node *node, tm_bytes name)
+{
+    TM_LIST_EACH (&node->greetings, link, following) {
+        if (greeting_is_of(TM_CONTAINER(link, tm_greeting, link), name)) return true;
+    }
+    return false;
+}
+
+void tm_greetings_resume(tumen_node *node, tm_bytes name)
+{
+    TM_LIST_EACH (&node->greetings, link, following) {
+        tm_greeting *greeting = TM_CONTAINER(link, tm_greeting, link);
+        if (!greeting->held || !greeting_is_of(greeting, name)) continue;
+        greeting->held = false;
+        int rc = greeting_verified(greeting, (tm_bytes){0});
+        if (rc < 0) greeting_fail(greeting, rc, greeting_why(greeting, rc));
+        return; /* one at most can be the connection; the list may have changed */
+    }
+}
+
+void tm_greetings_yield(tumen_node *node, tm_bytes name)
+{
+    TM_LIST_EACH (&node->greetings, link, following) {
+        tm_greeting *greeting = TM_CONTAINER(link, tm_greeting, link);
+        if (!greeting->alive && greeting_is_of(greeting, name)) greeting_end(greeting);
+    }
+}
+
 /* -- the listener ----------------------------------------------------------------------------------------------- */
 
 static int greeting_begin(tumen_node *node, tm_greeting *greeting)
@@ -241,7 +342,7 @@ static int greeting_begin(tumen_node *node, tm_greeting *greeting)
     tm_handshake_config config = {
         .name = tm_node_name(node),
         .creation = node->creation,
-        .flags = TM_DFLAGS_OURS | (node->visible ? TM_DFLAG(PUBLISHED) : 0),
+        .flags = node->flags,
         .challenge = (uint32_t)tm_engine_random_u64(engine),
     };
     int rc = tm_handshake_init(&greeting->hs, TM_HANDSHAKE_ACCEPTOR, &config);

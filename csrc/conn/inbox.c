@@ -14,7 +14,8 @@ typedef struct block {
 } block;
 
 typedef struct record {
-    size_t size; /* with its bytes, rounded up to RECORD_ALIGN */
+    size_t size;    /* with its bytes, rounded up to RECORD_ALIGN */
+    tm_slab memory; /* of the term, or none */
     tm_source *source;
     tumen_event event;
     uint8_t bytes[];
@@ -73,11 +74,40 @@ static uint8_t *span_move(tumen_bytes *span, uint8_t *at)
     return at + span->len;
 }
 
-static size_t record_size(const tumen_event *event)
+static size_t record_size(const tumen_event *event, size_t term_len)
 {
     size_t size = sizeof(record) + event->from.node.len + event->ref.node.len + event->node.len +
-                  event->name.len + event->text.len + event->term.len;
+                  event->name.len + event->text.len + term_len;
     return (size + RECORD_ALIGN - 1) & ~(RECORD_ALIGN - 1);
+}
+
+static size_t term_growth(const tm_inbox_term *term) { return term->refs ? term->refs->growth : 0; }
+
+/* Whether a term stays in the memory that it lies in. */
+static bool term_stays(const tumen_event *event, const tm_inbox_term *term)
+{
+    const tm_slab *memory = term->memory;
+    if (!memory || !memory->ptr) return false;
+    size_t left = (size_t)(event->term.ptr - memory->ptr);
+    size_t len = event->term.len + term_growth(term);
+    return left <= memory->size && left >= term_growth(term) && len >= TM_INBOX_TAKE_BYTES_MIN &&
+           len >= memory->size / 2;
+}
+
+/* Writes a term to its place: at, or left of where it is, in the memory that is taken. */
+static void term_move(record *rec, const tm_inbox_term *term, bool stays, uint8_t *at)
+{
+    tm_bytes bytes = tm_bytes_of(rec->event.term.ptr, rec->event.term.len);
+    size_t growth = term_growth(term);
+    if (stays) {
+        at = term->memory->ptr + (bytes.ptr - term->memory->ptr) - growth;
+        rec->memory = tm_slab_take(term->memory);
+    }
+    rec->event.term = (tumen_bytes){at, bytes.len + growth};
+    if (term->refs && term->refs->count)
+        tm_etf_expand_to(at, bytes, term->atoms, term->refs);
+    else if (!stays && bytes.len)
+        memcpy(at, bytes.ptr, bytes.len);
 }
 
 /* The tail block with room for size bytes; under the lock. */
@@ -96,9 +126,25 @@ static block *inbox_block(tm_inbox *inbox, size_t size)
     return fresh;
 }
 
-int tm_inbox_put(tm_inbox *inbox, const tumen_event *event, tm_source *source, int later)
+static void record_fill(record *rec, const tumen_event *event, const tm_inbox_term *term,
+                        bool stays)
 {
-    size_t size = record_size(event);
+    rec->event = *event;
+    uint8_t *at = rec->bytes;
+    at = span_move(&rec->event.from.node, at);
+    at = span_move(&rec->event.ref.node, at);
+    at = span_move(&rec->event.node, at);
+    at = span_move(&rec->event.name, at);
+    at = span_move(&rec->event.text, at);
+    /* Last: the other spans may lie where the term goes. */
+    term_move(rec, term, stays, at);
+}
+
+int tm_inbox_put_term(tm_inbox *inbox, const tumen_event *event, const tm_inbox_term *term,
+                      tm_source *source, int later)
+{
+    bool stays = term_stays(event, term);
+    size_t size = record_size(event, stays ? 0 : event->term.len + term_growth(term));
     pthread_mutex_lock(&inbox->lock);
     block *into = inbox_block(inbox, size);
     if (!into) {
@@ -107,21 +153,14 @@ int tm_inbox_put(tm_inbox *inbox, const tumen_event *event, tm_source *source, i
     }
     record *rec = (record *)(void *)(into->data + into->used);
     into->used += size;
-    rec->size = size;
-    rec->source = source;
-    rec->event = *event;
-    uint8_t *at = rec->bytes;
-    at = span_move(&rec->event.from.node, at);
-    at = span_move(&rec->event.ref.node, at);
-    at = span_move(&rec->event.node, at);
-    at = span_move(&rec->event.name, at);
-    at = span_move(&rec->event.text, at);
-    span_move(&rec->event.term, at);
+    *rec = (record){.size = size, .source = source};
+    record_fill(rec, event, term, stays);
+    size_t held = size + rec->memory.size;
     if (source) {
         __atomic_add_fetch(&source->refs, 1, __ATOMIC_RELAXED);
-        __atomic_add_fetch(&source->bytes, size, __ATOMIC_RELAXED);
+        __atomic_add_fetch(&source->bytes, held, __ATOMIC_RELAXED);
     }
-    __atomic_add_fetch(&inbox->bytes, size, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&inbox->bytes, held, __ATOMIC_RELAXED);
     int wake = !later && inbox->armed;
     if (wake) inbox->armed = 0;
     pthread_mutex_unlock(&inbox->lock);
@@ -130,6 +169,11 @@ int tm_inbox_put(tm_inbox *inbox, const tumen_event *event, tm_source *source, i
         tm_notify_signal(inbox->fd);
     }
     return 0;
+}
+
+int tm_inbox_put(tm_inbox *inbox, const tumen_event *event, tm_source *source, int later)
+{
+    return tm_inbox_put_term(inbox, event, &(tm_inbox_term){0}, source, later);
 }
 
 void tm_inbox_signal(tm_inbox *inbox)
@@ -179,11 +223,13 @@ static void batch_settle(tumen_batch *batch)
     record *rec = batch->current;
     if (!rec) return;
     batch->current = NULL;
-    __atomic_sub_fetch(&batch->inbox->bytes, rec->size, __ATOMIC_RELAXED);
+    size_t held = rec->size + rec->memory.size;
+    __atomic_sub_fetch(&batch->inbox->bytes, held, __ATOMIC_RELAXED);
     if (rec->source) {
-        __atomic_sub_fetch(&rec->source->bytes, rec->size, __ATOMIC_RELAXED);
+        __atomic_sub_fetch(&rec->source->bytes, held, __ATOMIC_RELAXED);
         tm_source_unref(rec->source);
     }
+    tm_slab_free(batch->inbox->alloc, &rec->memory);
 }
 
 const tumen_event *tumen_batch_next(tumen_batch *batch)

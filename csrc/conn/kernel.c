@@ -56,7 +56,7 @@ int tm_kernel_message(tm_connection *conn, tm_bytes message)
         tumen_part part = {.bytes = tm_public(tm_buf_bytes(&reply))};
         tm_node_lock_engine(node);
         tm_pid from = tm_procs_pid(node->procs, node->kernel);
-        tm_entry *entry = tm_entry_message(node, &from, &to, &part, 1);
+        tm_entry *entry = tm_entry_message(node, &from, &to, &part, 1, (tm_bytes){0});
         if (entry)
             tm_peer_queue(conn->peer, entry);
         else
@@ -72,8 +72,13 @@ int tm_kernel_message(tm_connection *conn, tm_bytes message)
 static int spawn_answer(tm_connection *conn, const tm_control *control, unsigned flags,
                         const tm_pid *pid, tm_bytes error)
 {
+    tumen_node *node = conn->node;
+    /* As OTP: the answer to a traced request comes from the new process, traced. */
+    tm_bytes token = {0};
+    if (pid && control->has_token)
+        token = tm_procs_next_token(node->procs, tm_procs_find(node->procs, pid));
     tm_entry *entry =
-        tm_entry_spawn_reply(conn->node, &control->ref, &control->from.pid, flags, pid, error);
+        tm_entry_spawn_reply(node, &control->ref, &control->from.pid, flags, pid, error, token);
     if (!entry) return TM_ENOMEM;
     tm_peer_queue(conn->peer, entry);
     return 0;
@@ -88,8 +93,61 @@ static int spawn_refuse(tm_connection *conn, const tm_control *control, tm_bytes
     return rc;
 }
 
-/* `link` and `monitor` of an option list; the others (priority, heap sizes) mean nothing here. An
- * improper list is false. */
+/* Names of atoms, the last one empty. Text lies in the table itself: pointers would have to be
+ * writable for the loader. */
+typedef char names[8][20];
+
+static bool atom_among(tm_cursor c, const names list)
+{
+    tm_atom atom;
+    if (tm_etf_read_atom(&c, &atom) != 0) return false;
+    for (size_t i = 0; list[i][0]; i++)
+        if (tm_bytes_equal(atom.text, tm_bytes_of(list[i], strlen(list[i])))) return true;
+    return false;
+}
+
+static bool count_is(tm_cursor c)
+{
+    uint64_t value;
+    return tm_etf_read_u64(&c, &value) == 0;
+}
+
+/* {Tag, Value}: those of spawn_opt/5, which mean nothing here, are taken if OTP would take them. */
+static bool spawn_option_pair(tm_cursor c)
+{
+    static const names COUNTS = {"fullsweep_after", "min_heap_size", "min_bin_vheap_size",
+                                 "max_heap_size", "scheduler"};
+    static const names PRIORITY = {"priority"}, PRIORITIES = {"low", "normal", "high", "max"};
+    static const names QUEUE = {"message_queue_data"}, QUEUES = {"on_heap", "off_heap", "mixed"};
+    static const names ASYNC = {"async_dist"}, BOOLEANS = {"true", "false"};
+    static const names HEAP = {"max_heap_size"};
+    tm_atom tag;
+    tm_cursor value = c;
+    if (tm_etf_read_atom(&value, &tag) != 0) return false;
+    if (atom_among(c, COUNTS) && count_is(value)) return true;
+    if (atom_among(c, HEAP)) return tm_cursor_left(&value) && *value.ptr == TM_MAP_EXT;
+    if (atom_among(c, PRIORITY)) return atom_among(value, PRIORITIES);
+    if (atom_among(c, QUEUE)) return atom_among(value, QUEUES);
+    return atom_among(c, ASYNC) && atom_among(value, BOOLEANS);
+}
+
+/* One option; false for what spawn_opt/5 would not take either. */
+static bool spawn_option(tm_cursor c, unsigned *flags)
+{
+    tm_cursor item = c;
+    if (atom_is(&item, TM_BYTES("link"))) {
+        *flags |= TM_SPAWN_LINK;
+        return true;
+    }
+    item = c;
+    if (atom_is(&item, TM_BYTES("monitor"))) {
+        *flags |= TM_SPAWN_MONITOR;
+        return true;
+    }
+    return tuple_is(&c, 2) && spawn_option_pair(c);
+}
+
+/* False for an option that is unknown, and for what is no proper list: `badopt`. */
 static bool spawn_options(tm_bytes options, const tm_alloc *alloc, unsigned *flags)
 {
     tm_cursor c = tm_cursor_of(options);
@@ -98,21 +156,44 @@ static bool spawn_options(tm_bytes options, const tm_alloc *alloc, unsigned *fla
     *flags = 0;
     if (tm_etf_read_list(&c, &count) != 0) return false;
     for (uint32_t i = 0; i < count; i++) {
-        tm_cursor item = c;
-        if (atom_is(&item, TM_BYTES("link"))) *flags |= TM_SPAWN_LINK;
-        item = c;
-        if (atom_is(&item, TM_BYTES("monitor"))) *flags |= TM_SPAWN_MONITOR;
+        if (!spawn_option(c, flags)) return false;
         tm_bytes skipped;
         if (tm_etf_read_term(&c, &limits, alloc, &skipped) != 0) return false;
     }
     return count == 0 || (tm_cursor_left(&c) >= 1 && *c.ptr == TM_NIL_EXT);
 }
 
-static bool spawn_served(const tm_control *control)
+static bool spawn_is_erpc(const tm_control *control)
 {
     if (!tm_bytes_equal(control->module, TM_BYTES("erpc"))) return false;
     return (tm_bytes_equal(control->function, TM_BYTES("execute_call")) && control->arity == 4) ||
            (tm_bytes_equal(control->function, TM_BYTES("execute_cast")) && control->arity == 3);
+}
+
+static bool spawn_served(tumen_node *node, const tm_control *control)
+{
+    if (spawn_is_erpc(control)) return true;
+    tm_node_lock_engine(node);
+    bool exposed = tm_node_exposes(node, control->module, control->function);
+    tm_node_unlock(node);
+    return exposed;
+}
+
+/* Makes the process, with all that it inherits. Under the lock. */
+static int spawn_accept(tm_connection *conn, const tm_control *control, unsigned flags,
+                        tm_proc_key *key)
+{
+    tm_procs *procs = conn->node->procs;
+    int rc = tm_procs_on_spawn(procs, &control->from.pid, &control->ref, flags, key);
+    if (rc) return rc;
+    rc = tm_procs_set_leader(procs, *key, &control->group_leader);
+    /* A token that is none, or too long, is left behind. */
+    if (!rc && control->has_token && tm_procs_trace(procs, *key, control->token) == TM_ENOMEM)
+        rc = TM_ENOMEM;
+    tm_pid pid = tm_procs_pid(procs, *key);
+    if (!rc) rc = spawn_answer(conn, control, flags, &pid, (tm_bytes){0});
+    if (rc) tm_procs_exit(procs, *key, TM_BYTES("w\014system_limit"));
+    return rc;
 }
 
 int tm_kernel_spawn_request(tm_connection *conn, const tm_control *control, tm_bytes arguments)
@@ -127,14 +208,11 @@ int tm_kernel_spawn_request(tm_connection *conn, const tm_control *control, tm_b
             "node");
         return TM_EPEER_MALFORMED;
     }
-    if (!spawn_served(control)) return spawn_refuse(conn, control, TM_BYTES("notsup"));
+    if (!spawn_served(node, control)) return spawn_refuse(conn, control, TM_BYTES("notsup"));
     if (!spawn_options(control->options, alloc, &flags))
         return spawn_refuse(conn, control, TM_BYTES("badopt"));
-    tm_walk_limits limits = TM_WALK_LIMITS_DEFAULT;
-    limits.depth_max = (uint32_t)tm_node_limit(node, TUMEN_LIMIT_DEPTH);
-    limits.decoded_bytes_max = tm_node_limit(node, TUMEN_LIMIT_DECODED_BYTES);
     tm_walk_result result;
-    int rc = tm_etf_walk(arguments, &limits, alloc, &result);
+    int rc = tm_receive_walk(conn, &arguments, &result);
     if (rc == TM_EPEER_LIMIT) return spawn_refuse(conn, control, TM_BYTES("system_limit"));
     if (rc) {
         tm_connection_close(conn, rc, "malformed arguments of a SPAWN_REQUEST");
@@ -142,10 +220,7 @@ int tm_kernel_spawn_request(tm_connection *conn, const tm_control *control, tm_b
     }
     tm_node_lock_engine(node);
     tm_proc_key key = 0;
-    rc = tm_procs_on_spawn(node->procs, &control->from.pid, &control->ref, flags, &key);
-    tm_pid pid = {0};
-    if (!rc) pid = tm_procs_pid(node->procs, key);
-    if (!rc) rc = spawn_answer(conn, control, flags, &pid, (tm_bytes){0});
+    rc = spawn_accept(conn, control, flags, &key);
     tm_node_unlock(node);
     if (rc == TM_EUSE_LIMIT) return spawn_refuse(conn, control, TM_BYTES("system_limit"));
     if (rc == TM_EPEER_MALFORMED)
@@ -156,7 +231,9 @@ int tm_kernel_spawn_request(tm_connection *conn, const tm_control *control, tm_b
                          .connection = conn->epoch,
                          .from = tm_public_pid(&control->from.pid),
                          .ref = tm_public_ref(&control->ref),
+                         .node = tm_public(control->module),
                          .name = tm_public(control->function),
-                         .term = {arguments.ptr, result.len}};
-    return tm_node_deliver(node, key, &event, conn->source);
+                         .term = tm_public(arguments)};
+    tm_inbox_term term = tm_receive_term(conn, &result);
+    return tm_node_deliver(node, key, &event, &term, conn->source);
 }

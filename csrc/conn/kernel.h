@@ -7,8 +7,9 @@
 /* A walked message to the process registered as net_kernel. 0 or TM_ENOMEM. */
 TM_MUST_CHECK int tm_kernel_message(tm_connection *conn, tm_bytes message);
 
-/* A SPAWN_REQUEST: erpc's two entry points become a process and an event, all else is refused. Every
- * one is answered. 0, or negative when the connection was closed or has to be. */
+/* A SPAWN_REQUEST: erpc's two entry points and exposed functions become a process and an event, all
+ * else is refused. Every one is answered. 0, or negative when the connection was closed or has to
+ * be. */
 TM_MUST_CHECK int tm_kernel_spawn_request(tm_connection *conn, const tm_control *control,
                                           tm_bytes arguments);
 

@@ -9,9 +9,11 @@
 /* Listen backlog: OTP's default of 128 overflows when a cluster comes back at once. */
 #define NODE_BACKLOG 1024
 /* How long a stopping node goes on writing what is queued, ms. */
-#define STOP_MS 500
+#define STOP_MS TM_DRAIN_MS
 /* How long the end of an engine waits for sockets to close, ms. */
 #define SHUT_MS 1000
+
+static const char STOPPED[] = "the node stopped";
 
 typedef struct tm_cookie {
     tm_bytes peer; /* behind the struct, then the cookie */
@@ -100,6 +102,71 @@ static void default_cookie_free(tumen_node *node)
     node->cookie = (tm_bytes){0};
 }
 
+/* -- exposed functions ------------------------------------------------------------------------- */
+
+typedef struct tm_exposed {
+    size_t len;
+    uint8_t
+        key[]; /* module, NUL, function: an atom's text from a peer may hold a NUL, ours may not */
+} tm_exposed;
+
+/* The key of a function; space holds two atoms. Empty where nothing can be exposed. */
+static tm_bytes exposed_key(tm_bytes module, tm_bytes function, uint8_t *space)
+{
+    if (module.len > TM_ATOM_BYTES_MAX || function.len > TM_ATOM_BYTES_MAX ||
+        memchr(module.ptr, 0, module.len) || memchr(function.ptr, 0, function.len))
+        return (tm_bytes){0};
+    uint8_t *at = tm_store_bytes(space, module.ptr, module.len);
+    *at++ = 0;
+    at = tm_store_bytes(at, function.ptr, function.len);
+    return tm_bytes_of(space, (size_t)(at - space));
+}
+
+bool tm_node_exposes(const tumen_node *node, tm_bytes module, tm_bytes function)
+{
+    uint8_t space[2 * TM_ATOM_BYTES_MAX + 1];
+    tm_bytes key = exposed_key(module, function, space);
+    return key.len && node->exposed.count && tm_map_get(&node->exposed, key);
+}
+
+static void exposed_free(tumen_node *node, tm_exposed *exposed)
+{
+    tm_alloc_free(&node->engine->alloc, exposed, sizeof *exposed + exposed->len);
+}
+
+/* Under the lock. */
+static int exposed_set(tumen_node *node, tm_bytes key, bool on)
+{
+    tm_exposed *old = tm_map_get(&node->exposed, key);
+    if (!on && old) {
+        tm_map_remove(&node->exposed, key);
+        exposed_free(node, old);
+    }
+    if (!on || old) return 0;
+    if (node->exposed.count >= TM_EXPOSED_COUNT_MAX) return TM_EUSE_LIMIT;
+    tm_exposed *fresh = tm_alloc_get(&node->engine->alloc, sizeof *fresh + key.len);
+    if (!fresh) return TM_ENOMEM;
+    fresh->len = key.len;
+    memcpy(fresh->key, key.ptr, key.len);
+    int rc = tm_map_set(&node->exposed, tm_bytes_of(fresh->key, fresh->len), fresh);
+    if (rc) exposed_free(node, fresh);
+    return rc;
+}
+
+int tumen_expose(tumen_node *node, tumen_bytes module, tumen_bytes function, int on)
+{
+    if (node->forked) return TM_EFORKED;
+    uint8_t space[2 * TM_ATOM_BYTES_MAX + 1];
+    tm_bytes key = exposed_key(tm_private(module), tm_private(function), space);
+    if (!key.len) return TM_EUSE_NAME;
+    tm_node_lock(node);
+    int rc = exposed_set(node, key, on != 0);
+    tm_node_unlock(node);
+    return rc;
+}
+
+/* -- cookies, changed -------------------------------------------------------------------------- */
+
 /* Under the lock. */
 static int default_cookie_set(tumen_node *node, tm_bytes cookie)
 {
@@ -150,10 +217,42 @@ static int node_open_kernel(tumen_node *node)
     return rc;
 }
 
+static void node_tell_name(tumen_node *node)
+{
+    tm_node_event(node,
+                  &(tumen_event){.kind = TUMEN_EVENT_NAMED, .node = tm_public(tm_node_name(node))},
+                  NULL);
+}
+
+/* Gives up whatever is on its way out. */
+static void node_cancel_peers(tumen_node *node, const char *text)
+{
+    for (;;) {
+        tm_peer *found = NULL;
+        size_t position = 0;
+        tm_node_lock_engine(node);
+        for (tm_peer *peer; !found && (peer = tm_map_next(&node->peers, &position));)
+            if (peer->attempt || peer->wait_until_ns) found = peer;
+        tm_node_unlock(node);
+        if (!found) return;
+        found->wait_until_ns = 0;
+        found->wait_code = 0;
+        tm_timer_cancel(&node->engine->wheel, &found->wait_timer);
+        if (found->attempt) tm_attempt_cancel(found->attempt);
+        tm_peer_failed(found, TM_ECLOSED, text);
+    }
+}
+
 int tm_node_take_name(tumen_node *node, tm_bytes name, uint32_t creation)
 {
-    if (node->named || name.len >= sizeof node->name || !tm_node_name_valid(name))
+    /* The host is the one we asked for: OTP insists on that, too. */
+    tm_bytes host = tm_node_name(node);
+    if (node->named || !tm_node_name_valid(name) || name.len < host.len + 2 ||
+        name.ptr[name.len - host.len - 1] != '@' ||
+        !tm_bytes_equal(tm_bytes_of(name.ptr + name.len - host.len, host.len), host))
         return TM_EPEER_NAME;
+    /* A caller may just have made a process when the name before this one was lost. */
+    tm_procs_end_all(node->procs);
     int rc = tm_procs_rename(node->procs, name, creation);
     if (rc) return rc;
     memcpy(node->name, name.ptr, name.len);
@@ -162,11 +261,30 @@ int tm_node_take_name(tumen_node *node, tm_bytes name, uint32_t creation)
     node->creation = creation;
     node->named = true;
     rc = node_open_kernel(node);
-    if (!rc)
-        tm_node_event(
-            node, &(tumen_event){.kind = TUMEN_EVENT_NAMED, .node = tm_public(tm_node_name(node))},
-            NULL);
+    if (!rc) node_tell_name(node);
     return rc;
+}
+
+void tm_node_lose_name(tumen_node *node)
+{
+    static const char TEXT[] = "the node has lost its name";
+    tm_greetings_drop_all(node);
+    node_cancel_peers(node, TEXT);
+    TM_LIST_EACH (&node->connections, link, following) {
+        tm_connection_abort_link(link, TEXT);
+    }
+    tm_node_lock_engine(node);
+    node->named = false;
+    int rc = tm_procs_exit(node->procs, node->kernel, TM_BYTES("\x77\x08shutdown"));
+    TM_DCHECK(rc == 0);
+    (void)rc;
+    node->kernel = 0;
+    tm_procs_end_all(node->procs);
+    const char *host = strchr(node->name, '@') + 1;
+    node->name_len = strlen(host);
+    memmove(node->name, host, node->name_len + 1);
+    node_tell_name(node);
+    tm_node_unlock(node);
 }
 
 static int node_open_procs(tumen_node *node)
@@ -230,6 +348,7 @@ static const uint64_t LIMIT_DEFAULTS[TUMEN_LIMIT_COUNT] = {
     [TUMEN_LIMIT_TICK_TIME_MS] = TM_TICK_TIME_S_DEFAULT * 1000,
     [TUMEN_LIMIT_HANDSHAKE_MS] = TM_HANDSHAKE_TIMEOUT_MS_DEFAULT,
     [TUMEN_LIMIT_HALF_OPEN_COUNT] = TM_HALF_OPEN_COUNT_DEFAULT,
+    [TUMEN_LIMIT_REASSEMBLY_BYTES] = TM_REASSEMBLY_BYTES_DEFAULT,
 };
 
 static const uint64_t LIMIT_RANGES[TUMEN_LIMIT_COUNT][2] = {
@@ -243,6 +362,7 @@ static const uint64_t LIMIT_RANGES[TUMEN_LIMIT_COUNT][2] = {
     [TUMEN_LIMIT_TICK_TIME_MS] = {TM_TICK_TIME_S_MIN * 1000, TM_TICK_TIME_S_MAX * 1000},
     [TUMEN_LIMIT_HANDSHAKE_MS] = {1, TM_HANDSHAKE_TIMEOUT_MS_MAX},
     [TUMEN_LIMIT_HALF_OPEN_COUNT] = {1, 1 << 20},
+    [TUMEN_LIMIT_REASSEMBLY_BYTES] = {1024, UINT64_MAX / 4},
 };
 
 static void tick_time_changed(void *ctx)
@@ -307,18 +427,23 @@ static int node_init(tumen_node *node, const tumen_node_options *options)
     memcpy(node->limits, LIMIT_DEFAULTS, sizeof node->limits);
     tm_map_init(&node->peers, &engine->alloc, engine->seed);
     tm_map_init(&node->cookies, &engine->alloc, engine->seed);
+    tm_map_init(&node->exposed, &engine->alloc, engine->seed);
     tm_list_init(&node->dirty);
     tm_list_init(&node->greetings);
     tm_list_init(&node->connections);
+    tm_node_admission_init(node);
     node->stop_timer.fire = stop_timer_fire;
     node->stop_command.run = stop_command_run;
     node->visible = options->visible != 0;
+    node->flags = options->flags ? options->flags : TM_DFLAGS_OURS;
+    if (node->visible) node->flags |= TM_DFLAG(PUBLISHED);
     node->epmd_mode = options->epmd_mode;
     node->epmd_port = options->epmd_port ? options->epmd_port : TM_EPMD_PORT_DEFAULT;
     snprintf(node->epmd_host, sizeof node->epmd_host, "%s",
              options->epmd_address ? options->epmd_address : "127.0.0.1");
     int rc = node_set_name(node, options->name);
     if (!rc) rc = default_cookie_set(node, tm_bytes_of(options->cookie, strlen(options->cookie)));
+    if (!rc && options->allowed) rc = tm_node_allow_list(node, options->allowed);
     if (!rc) rc = node_open_procs(node);
     return rc;
 }
@@ -331,15 +456,23 @@ static void node_free(tumen_node *node)
     for (tm_cookie *cookie; (cookie = tm_map_next(&node->cookies, &position));)
         cookie_free(node, cookie);
     tm_map_fini(&node->cookies);
+    position = 0;
+    for (tm_exposed *exposed; (exposed = tm_map_next(&node->exposed, &position));)
+        exposed_free(node, exposed);
+    tm_map_fini(&node->exposed);
     default_cookie_free(node);
     position = 0;
     for (tm_peer *peer; (peer = tm_map_next(&node->peers, &position));) {
         if (peer->host) tm_alloc_free(alloc, peer->host, strlen(peer->host) + 1);
-        for (tm_entry *entry; (entry = tm_sendq_pop(&peer->queue));) tm_entry_free(alloc, entry);
+        for (tm_entry *entry; (entry = tm_sendq_pop_any(&peer->queue));) {
+            tm_sendq_settle(&peer->queue, entry);
+            tm_entry_free(alloc, entry);
+        }
         tm_alloc_free(alloc, peer, sizeof *peer + peer->name.len);
     }
     tm_map_fini(&node->peers);
     if (node->procs) tm_procs_destroy(node->procs);
+    tm_node_admission_fini(node);
     tm_inbox_fini(&node->inbox);
     tm_alloc_free(alloc, node->listed_names, node->listed_names_size);
     pthread_mutex_destroy(&node->lock);
@@ -373,7 +506,7 @@ int tumen_node_create(tumen_engine *engine, const tumen_node_options *options, t
 {
     if (engine->forked) return TM_EFORKED;
     if (!options || !options->name || !options->cookie || options->epmd_mode < 0 ||
-        options->epmd_mode > TUMEN_EPMD_NONE)
+        options->epmd_mode > TUMEN_EPMD_NONE || options->flags & ~TM_DFLAGS_OURS)
         return TM_EUSE_ARG;
     size_t cookie_len = strlen(options->cookie);
     if (cookie_len == 0 || cookie_len > TM_COOKIE_BYTES_MAX) return TM_EUSE_ARG;
@@ -412,24 +545,6 @@ void tm_node_object_closed(tumen_node *node)
     pthread_mutex_unlock(&node->engine->command_lock);
 }
 
-/* Gives up whatever is on its way out. */
-static void node_cancel_peers(tumen_node *node)
-{
-    for (;;) {
-        tm_peer *found = NULL;
-        size_t position = 0;
-        tm_node_lock_engine(node);
-        for (tm_peer *peer; !found && (peer = tm_map_next(&node->peers, &position));)
-            if (peer->attempt || peer->wait_until_ns) found = peer;
-        tm_node_unlock(node);
-        if (!found) return;
-        found->wait_until_ns = 0;
-        tm_timer_cancel(&node->engine->wheel, &found->wait_timer);
-        if (found->attempt) tm_attempt_cancel(found->attempt);
-        tm_peer_failed(found, TM_ECLOSED, "the node stopped");
-    }
-}
-
 void tm_node_begin_stop(tumen_node *node)
 {
     if (node->stopping) return;
@@ -438,7 +553,7 @@ void tm_node_begin_stop(tumen_node *node)
     tm_sock_close(&node->listener, false);
     tm_registrar_stop(node);
     tm_greetings_drop_all(node);
-    node_cancel_peers(node);
+    node_cancel_peers(node, STOPPED);
     tm_timer_arm(&node->engine->wheel, &node->stop_timer,
                  node->engine->now_ns + STOP_MS * TM_MS_NS);
     TM_LIST_EACH (&node->connections, link, following) {
@@ -453,7 +568,7 @@ static void stop_timer_fire(tm_timer *timer, uint64_t now_ns)
     (void)now_ns;
     tumen_node *node = TM_CONTAINER(timer, tumen_node, stop_timer);
     TM_LIST_EACH (&node->connections, link, following) {
-        tm_connection_abort_link(link);
+        tm_connection_abort_link(link, STOPPED);
     }
 }
 

@@ -25,19 +25,28 @@ typedef struct tm_peer {
     enum tm_peer_state state;
     tm_sendq queue;
     bool want_writable; /* a caller was told Busy */
-    bool sending;       /* a write is in flight or being made: by the engine or a caller's flush */
-    bool direct;        /* a caller's flush is writing for it outside the lock */
-    tm_list dirty_link; /* in node->dirty */
+    bool want_small; /* ... with a small message: it need not wait for large ones to be written */
+    bool sending;    /* a write is in flight or being made: by the engine or a caller's flush */
+    bool direct;     /* a caller's flush is writing for it outside the lock */
+    tm_list dirty_link;         /* in node->dirty */
     struct tm_connection *conn; /* up */
     bool conn_failed; /* a signal was lost for want of memory: the connection must close */
     char *host;       /* where it listens, if told; NULL: ask the port mapper */
     uint16_t port;
     /* engine only */
     struct tm_attempt *attempt;
-    uint64_t wait_until_ns; /* told `nok`: its own attempt towards us wins, until then */
+    uint64_t wait_until_ns; /* its own attempt towards us may still win, until then */
+    int wait_code;          /* why ours failed meanwhile; 0: it was told `nok` */
     tm_timer wait_timer;
     tm_command connect;
 } tm_peer;
+
+/* A name for a peer that asked for one (NAME_ME). */
+typedef struct tm_given {
+    tm_list link; /* in node->given while no peer has it */
+    uint32_t creation;
+    tm_bytes name; /* behind the struct */
+} tm_given;
 
 struct tumen_node {
     tumen_engine *engine;
@@ -47,6 +56,7 @@ struct tumen_node {
     char name[TM_NODE_NAME_BYTES_MAX + 1];
     size_t name_len;
     uint32_t creation;
+    uint64_t flags; /* what it announces, PUBLISHED included */
     bool visible;
     bool dynamic; /* the name is given by the first peer */
     bool named;
@@ -57,8 +67,12 @@ struct tumen_node {
     tm_proc_key kernel; /* the process registered as net_kernel: answered by the core */
     tm_map peers;       /* name -> tm_peer */
     tm_map cookies;     /* name -> tm_cookie */
+    tm_map exposed;     /* module, NUL, function -> tm_exposed: what spawn requests may run */
     tm_bytes cookie;    /* for all others */
-    tm_list dirty;      /* peers with something queued since the last flush */
+    tm_map allowed;     /* text -> itself; empty: everybody is allowed */
+    tm_list given;      /* names that were given to peers which have gone, oldest first */
+    size_t given_count;
+    tm_list dirty; /* peers with something queued since the last flush */
     bool
         in_engine; /* the holder of the lock is the engine: events are signalled at the turn's end */
     uint64_t sendq_bytes, mail_bytes;
@@ -114,8 +128,10 @@ tm_peer *tm_node_make_peer(tumen_node *node, tm_bytes name);
 void tm_peer_retire(tm_peer *peer);
 /* Puts an entry into the queue (takes it) and starts to connect if that is needed. */
 void tm_peer_queue(tm_peer *peer, tm_entry *entry);
-/* Room for one more data message? */
-bool tm_peer_busy(const tm_peer *peer, bool control);
+/* No room for one more message? large: one that goes out in fragments. */
+bool tm_peer_busy(const tm_peer *peer, bool control, bool large);
+/* The same for a caller who is then told when there is room: tm_peer_relieve. */
+bool tm_peer_refuses(tm_peer *peer, bool control, bool large);
 /* Drops everything queued; the number of accepted messages among it. */
 uint64_t tm_peer_drop_queue(tm_peer *peer);
 /* An entry is written or lost: counts, lent memory, the writable event. Frees it. */
@@ -126,6 +142,19 @@ void tm_peer_mark_dirty(tm_peer *peer);
 /* The cookie for a peer; borrowed until the lock is released. */
 tm_bytes tm_node_cookie_for(tumen_node *node, tm_bytes peer);
 
+/* -- admission.c (under the lock) -------------------------------------------------------------------- */
+
+/* May that node connect, or be connected to? name: of a node, or the host of one that has no name. */
+bool tm_node_allows(const tumen_node *node, tm_bytes name);
+/* Adds the entries of a list with spaces between them. */
+TM_MUST_CHECK int tm_node_allow_list(tumen_node *node, const char *list);
+/* A name nobody has, on that host; NULL without memory, or when it would be too long. */
+tm_given *tm_node_give_name(tumen_node *node, tm_bytes host);
+/* The peer with that name has gone: takes it back, for the next one. */
+void tm_node_return_name(tumen_node *node, tm_given *given);
+void tm_node_admission_init(tumen_node *node);
+void tm_node_admission_fini(tumen_node *node);
+
 /* -- entries from signals of csrc/proc (under the lock): the sink ---------------------------------------- */
 
 void tm_node_on_signal(void *ctx, const tm_proc_signal *signal);
@@ -133,11 +162,11 @@ void tm_node_on_event(void *ctx, const tm_proc_event *event);
 
 /* Entries for messages and spawn replies. from may be {0}. */
 tm_entry *tm_entry_message(tumen_node *node, const tm_pid *from, const tm_target *to,
-                           const tumen_part *parts, size_t count);
+                           const tumen_part *parts, size_t count, tm_bytes token);
 tm_entry *tm_entry_spawn_reply(tumen_node *node, const tm_ref *request, const tm_pid *to,
-                               unsigned flags, const tm_pid *pid, tm_bytes error);
+                               unsigned flags, const tm_pid *pid, tm_bytes error, tm_bytes token);
 tm_entry *tm_entry_spawn_request(tumen_node *node, const tm_pid *from, const tm_ref *ref,
-                                 tm_bytes module, tm_bytes function, uint32_t arity, tm_bytes args);
+                                 const tumen_spawn_spec *spec, const tm_entry_rare *rare);
 
 /* -- events ------------------------------------------------------------------------------------------------ */
 
@@ -161,12 +190,15 @@ struct tm_established {
     uint32_t creation;
     tm_io_address address;
     tm_bytes input;
+    tm_given *given; /* the name is of ours; taken over */
 };
 int tm_connection_open(tumen_node *node, const struct tm_established *established);
 void tm_connection_close(struct tm_connection *conn, int code, const char *text);
+/* The same once everything queued is written, or TM_DRAIN_MS have passed. text: static. */
+void tm_connection_finish(struct tm_connection *conn, const char *text);
 /* Closes after the last queued byte; and now. link: the connection's place in node->connections. */
 void tm_connection_drain_link(tm_list *link);
-void tm_connection_abort_link(tm_list *link);
+void tm_connection_abort_link(tm_list *link, const char *text);
 /* The tick time has changed: the next check comes by the new one. Engine. */
 void tm_connection_retime_link(tm_list *link);
 /* Writes what is queued if nothing is in flight. Engine. */
@@ -176,22 +208,39 @@ bool tm_connection_write_direct(tm_peer *peer);
 void tm_connection_fill(const tm_peer *peer, tumen_connection *info);
 uint64_t tm_connection_waiting(const struct tm_connection *conn);
 uint64_t tm_connection_epoch(const struct tm_connection *conn);
-/* receive.c: puts a message (event: all but process) into the inbox, within the mailbox bound. Engine. */
-int tm_node_deliver(tumen_node *node, tm_proc_key key, tumen_event *event, tm_source *source);
+/* receive.c: puts a message (event: all but process) into the inbox, within the mailbox bound; term
+ * as for tm_inbox_put_term. Engine. */
+int tm_node_deliver(tumen_node *node, tm_proc_key key, tumen_event *event,
+                    const tm_inbox_term *term, tm_source *source);
 /* Ends a process whose mailbox has grown over its bound. Under the lock. */
 void tm_node_mailbox_full(tumen_node *node, tm_proc_key key, uint64_t bytes);
+/* Ends the process with the largest mailbox while all of them together are over the node's bound.
+ * Under the lock. */
+void tm_node_mail_relieve(tumen_node *node);
+/* Whether a spawn request may run it. Under the lock. */
+bool tm_node_exposes(const tumen_node *node, tm_bytes module, tm_bytes function);
 
 /* attempt.c */
 void tm_attempt_start(tm_peer *peer);
 void tm_attempt_cancel(struct tm_attempt *attempt);
+/* Whether the peer may have heard of it: its name is on the wire. */
+bool tm_attempt_is_known(const struct tm_attempt *attempt);
 void tm_node_resolved(tumen_engine *engine);
 /* Nobody will connect to the peer: what is queued is lost, monitors fire. */
 void tm_peer_failed(tm_peer *peer, int code, const char *text);
+/* The same when the peer's own attempt was waited for in vain. */
+void tm_peer_give_up(tm_peer *peer);
 
 /* greeting.c */
 extern const tm_sock_ops tm_listener_ops;
 void tm_greeting_drop(struct tm_greeting *greeting);
 void tm_greetings_drop_all(tumen_node *node);
+/* Whether a peer is under way to us under that name. */
+bool tm_greetings_expect(tumen_node *node, tm_bytes name);
+/* Our own attempt to that peer is over: what was put off for it goes on. */
+void tm_greetings_resume(tumen_node *node, tm_bytes name);
+/* Our own attempt to that peer has become the connection: the peer's are over. */
+void tm_greetings_yield(tumen_node *node, tm_bytes name);
 /* Whether a challenge is one of ours that is still open on this node: a reflection. */
 bool tm_node_challenge_known(tumen_node *node, const void *except, uint32_t challenge);
 uint32_t tm_attempt_challenge(const struct tm_attempt *attempt, bool *open);
@@ -202,6 +251,8 @@ void tm_registrar_stop(tumen_node *node);
 
 /* node.c: the dynamic name that a peer gave us. Under the lock. */
 TM_MUST_CHECK int tm_node_take_name(tumen_node *node, tm_bytes name, uint32_t creation);
+/* The peer that gave it has gone. Engine, without the lock. */
+void tm_node_lose_name(tumen_node *node);
 
 /* -- life (engine) -------------------------------------------------------------------------------------------- */
 

@@ -568,6 +568,133 @@ static void a_stopped_node_takes_its_commands_with_it(void **state)
     close_engine(engine);
 }
 
+/* Connects a nameless node; the name it gets, in text of at least 256 bytes. */
+static void get_named(side *nameless, side *namer, char *name)
+{
+    assert_int_equal(
+        tumen_node_connect(nameless->node, text("namer@127.0.0.1"), "127.0.0.1", port_of(namer)),
+        0);
+    const tumen_event *named = await_event(nameless, TUMEN_EVENT_NAMED);
+    assert_true(named->node.len < 256);
+    memcpy(name, named->node.ptr, named->node.len);
+    name[named->node.len] = 0;
+    const tumen_event *up = await_event(namer, TUMEN_EVENT_NODEUP);
+    assert_true(same(up->node, name));
+    assert_int_equal(up->number, 0); /* hidden */
+}
+
+static uint32_t creation_of(side *s)
+{
+    tumen_node_info info;
+    assert_int_equal(tumen_node_get_info(s->node, &info), 0);
+    return info.creation;
+}
+
+static void a_name_is_given_lost_with_its_giver_and_given_again(void **state)
+{
+    (void)state;
+    tumen_engine *engine = open_engine();
+    side namer = open_side(engine, "namer@127.0.0.1", TUMEN_EPMD_NONE, 0);
+    side nameless = open_side(engine, "127.0.0.1", TUMEN_EPMD_NONE, 0);
+    char first[256], second[256];
+    tumen_key key;
+    assert_int_equal(tumen_spawn(nameless.node, &key), TM_EUSE_STATE);
+    get_named(&nameless, &namer, first);
+    assert_non_null(strstr(first, "@127.0.0.1"));
+    uint32_t creation = creation_of(&nameless);
+    key = spawn(&nameless, "lost");
+    assert_int_equal(tumen_node_disconnect(namer.node, text(first)), 0);
+    assert_true(await_event(&nameless, TUMEN_EVENT_EXITED)->process == key);
+    assert_true(same(await_event(&nameless, TUMEN_EVENT_NAMED)->node, "127.0.0.1"));
+    assert_false(tumen_alive(nameless.node, key) == 1);
+    await_event(&namer, TUMEN_EVENT_NODEDOWN);
+    get_named(&nameless, &namer, second);
+    assert_string_equal(first, second);
+    assert_int_equal(creation_of(&nameless), creation + 1);
+    assert_int_equal(tumen_whereis(nameless.node, text("lost")), 0);
+    assert_false(tumen_whereis(nameless.node, text("net_kernel")) == 0);
+    close_side(&nameless);
+    close_side(&namer);
+    close_engine(engine);
+}
+
+static void only_who_is_allowed_connects(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *entry;
+        int rc;
+        bool lets_in;
+    } CASES[] = {
+        {"b@127.0.0.1", 0, true},
+        {"127.0.0.1", 0, true},
+        {"b@", 0, true},
+        {"c@127.0.0.1", 0, false},
+        {"127.0.0.2", 0, false},
+        {"c@", 0, false},
+        {"b", 0, false},
+        {"", TM_EUSE_NAME, false},
+        {"@", TM_EUSE_NAME, false},
+        {"@host", TM_EUSE_NAME, false},
+        {"b@@", TM_EUSE_NAME, false},
+        {"b@c@d", TM_EUSE_NAME, false},
+        {"a b", TM_EUSE_NAME, false},
+    };
+    tumen_engine *engine = open_engine();
+    side b = open_side(engine, "b@127.0.0.1", TUMEN_EPMD_NONE, 0);
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        side a = open_side(engine, "a@127.0.0.1", TUMEN_EPMD_NONE, 0);
+        assert_int_equal(tumen_node_allow(a.node, text(CASES[i].entry)), CASES[i].rc);
+        if (CASES[i].lets_in) {
+            join(&b, &a, "a@127.0.0.1");
+        } else if (CASES[i].rc == 0) {
+            uint16_t port = port_of(&a);
+            assert_int_equal(tumen_node_connect(b.node, text("a@127.0.0.1"), "127.0.0.1", port), 0);
+            const tumen_event *failed = await_event(&b, TUMEN_EVENT_CONNECT_FAILED);
+            assert_int_equal(failed->code, TM_EPEER_REFUSED);
+            failed = await_event(&a, TUMEN_EVENT_HANDSHAKE_FAILED);
+            assert_true(same(failed->node, "b@127.0.0.1"));
+            assert_int_equal(
+                tumen_node_connect(a.node, text("b@127.0.0.1"), "127.0.0.1", port_of(&b)), 0);
+            failed = await_event(&a, TUMEN_EVENT_CONNECT_FAILED);
+            assert_int_equal(failed->code, TM_EPEER_NAME);
+        }
+        close_side(&a);
+    }
+    close_side(&b);
+    tumen_node_options options = {.name = "a@127.0.0.1",
+                                  .cookie = "a cookie of the tests",
+                                  .allowed = "b@127.0.0.1 bad@@",
+                                  .epmd_mode = TUMEN_EPMD_NONE};
+    tumen_node *node;
+    assert_int_equal(tumen_node_create(engine, &options, &node), TM_EUSE_NAME);
+    close_engine(engine);
+}
+
+static void a_disconnect_writes_first_what_was_queued(void **state)
+{
+    pair *p = *state;
+    enum { COUNT = 50 };
+    tumen_key to = spawn(&p->b, "sink");
+    tumen_target target = name_target("b@127.0.0.1", "sink");
+    static uint8_t large[32 * 1024] = {109, 0, 0, 127, 251};
+    tumen_bytes message = {large, sizeof large};
+    for (size_t i = 0; i < COUNT; i++) {
+        unsigned control = i * sizeof large < 1000000 ? 0 : TUMEN_SEND_CONTROL;
+        assert_int_equal(tumen_send(p->a.node, 0, &target, message, control), 0);
+    }
+    assert_int_equal(tumen_node_disconnect(p->a.node, text("b@127.0.0.1")), 0);
+    for (int i = 0; i < COUNT; i++) {
+        const tumen_event *event = await_event(&p->b, TUMEN_EVENT_MESSAGE);
+        assert_int_equal(event->term.len, sizeof large);
+        tumen_mail_taken(p->b.node, to, event->wire_bytes);
+    }
+    const tumen_event *down = await_event(&p->a, TUMEN_EVENT_NODEDOWN);
+    assert_int_equal(down->number, 0);
+    await_event(&p->b, TUMEN_EVENT_NODEDOWN);
+    join(&p->a, &p->b, "b@127.0.0.1");
+}
+
 static void refuses_what_makes_no_sense(void **state)
 {
     pair *p = *state;
@@ -623,6 +750,9 @@ static int run_all(const char *name)
         cmocka_unit_test(a_deadline_does_not_start_before_its_handshake),
         cmocka_unit_test(an_engine_ends_with_its_nodes_open),
         cmocka_unit_test(a_stopped_node_takes_its_commands_with_it),
+        cmocka_unit_test(a_name_is_given_lost_with_its_giver_and_given_again),
+        cmocka_unit_test(only_who_is_allowed_connects),
+        WITH_PAIR(a_disconnect_writes_first_what_was_queued),
         WITH_PAIR(refuses_what_makes_no_sense),
         WITH_PAIR(a_forked_child_is_refused_and_the_parent_goes_on),
     };

@@ -9,9 +9,18 @@
 static void wait_over(tm_timer *timer, uint64_t now_ns)
 {
     (void)now_ns;
-    tm_peer *peer = TM_CONTAINER(timer, tm_peer, wait_timer);
+    tm_peer_give_up(TM_CONTAINER(timer, tm_peer, wait_timer));
+}
+
+void tm_peer_give_up(tm_peer *peer)
+{
+    tm_timer_cancel(&peer->node->engine->wheel, &peer->wait_timer);
     peer->wait_until_ns = 0;
-    tm_peer_failed(peer, TM_ETIMEDOUT, "the peer preferred its own connection, which never came");
+    if (peer->wait_code)
+        tm_peer_failed(peer, peer->wait_code, "and the peer's own attempt came to nothing");
+    else
+        tm_peer_failed(peer, TM_ETIMEDOUT,
+                       "the peer preferred its own connection, which never came");
 }
 
 static void connect_run(tm_command *command)
@@ -41,7 +50,7 @@ tm_peer *tm_node_make_peer(tumen_node *node, tm_bytes name)
     peer->node = node;
     memcpy(peer + 1, name.ptr, name.len);
     peer->name = tm_bytes_of(peer + 1, name.len);
-    tm_sendq_init(&peer->queue);
+    tm_sendq_init(&peer->queue, &node->engine->alloc, node->engine->seed);
     peer->wait_timer.fire = wait_over;
     peer->connect.run = connect_run;
     if (tm_map_set(&node->peers, peer->name, peer)) {
@@ -80,22 +89,34 @@ void tm_peer_queue(tm_peer *peer, tm_entry *entry)
     }
 }
 
-bool tm_peer_busy(const tm_peer *peer, bool control)
+bool tm_peer_busy(const tm_peer *peer, bool control, bool large)
 {
     const tumen_node *node = peer->node;
     uint64_t high = tm_node_limit(node, TUMEN_LIMIT_SENDQ_HIGH_BYTES);
-    if (control) return peer->queue.bytes >= high + TM_SENDQ_CONTROL_RESERVE_BYTES;
-    if (peer->queue.bytes >= high) return true;
-    return peer->queue.bytes >= PEER_GUARANTEED_BYTES &&
+    uint64_t ahead = tm_sendq_ahead(&peer->queue, large);
+    if (control) return ahead >= high + TM_SENDQ_CONTROL_RESERVE_BYTES;
+    if (ahead >= high) return true;
+    return ahead >= PEER_GUARANTEED_BYTES &&
            TM_ATOMIC_GET(&node->sendq_bytes) >= tm_node_limit(node, TUMEN_LIMIT_SENDQ_NODE_BYTES);
+}
+
+bool tm_peer_refuses(tm_peer *peer, bool control, bool large)
+{
+    if (!tm_peer_busy(peer, control, large)) return false;
+    *(large ? &peer->want_writable : &peer->want_small) = true;
+    return true;
 }
 
 void tm_peer_relieve(tm_peer *peer)
 {
+    if (!peer->want_writable && !peer->want_small) return;
     tumen_node *node = peer->node;
     uint64_t low = tm_node_limit(node, TUMEN_LIMIT_SENDQ_HIGH_BYTES) / TM_SENDQ_LOW_DIVISOR;
-    if (!peer->want_writable || peer->queue.bytes > low) return;
-    peer->want_writable = false;
+    bool all = tm_sendq_ahead(&peer->queue, true) <= low;
+    bool small = tm_sendq_ahead(&peer->queue, false) <= low;
+    if (!(peer->want_writable && all) && !(peer->want_small && small)) return;
+    if (all) peer->want_writable = false;
+    peer->want_small = false;
     tm_node_event(node, &(tumen_event){.kind = TUMEN_EVENT_WRITABLE, .node = tm_public(peer->name)},
                   NULL);
 }
@@ -118,7 +139,7 @@ void tm_peer_settle(tm_peer *peer, tm_entry *entry)
 uint64_t tm_peer_drop_queue(tm_peer *peer)
 {
     uint64_t before = peer->queue.messages;
-    for (tm_entry *entry; (entry = tm_sendq_pop(&peer->queue));) tm_peer_settle(peer, entry);
+    for (tm_entry *entry; (entry = tm_sendq_pop_any(&peer->queue));) tm_peer_settle(peer, entry);
     return before - peer->queue.messages;
 }
 
@@ -128,6 +149,7 @@ void tm_peer_failed(tm_peer *peer, int code, const char *text)
     tm_node_lock_engine(node);
     uint64_t lost = tm_peer_drop_queue(peer);
     peer->state = TM_PEER_DOWN;
+    peer->wait_code = 0;
     tm_procs_node_down(node->procs, peer->name);
     tm_node_event(node,
                   &(tumen_event){.kind = TUMEN_EVENT_CONNECT_FAILED,

@@ -1,10 +1,12 @@
 #include "sendq.h"
 
 #include "../base/check.h"
+#include "../dist/sequence.h"
+#include "flow.h"
 
-void tm_sendq_init(tm_sendq *queue)
+void tm_sendq_init(tm_sendq *queue, const tm_alloc *alloc, const uint64_t seed[2])
 {
-    *queue = (tm_sendq){0};
+    *queue = (tm_sendq){.alloc = alloc, .seed = seed};
     queue->tail = &queue->head;
 }
 
@@ -17,10 +19,12 @@ static void sendq_count(tm_sendq *queue, const tm_entry *entry)
 
 void tm_sendq_push(tm_sendq *queue, tm_entry *entry)
 {
+    sendq_count(queue, entry);
+    if (queue->flows || tm_entry_payload(entry) > TM_FRAGMENT_BYTES)
+        if (tm_flow_push(queue, entry)) return;
     entry->next = NULL;
     *queue->tail = entry;
     queue->tail = &entry->next;
-    sendq_count(queue, entry);
 }
 
 void tm_sendq_push_front(tm_sendq *queue, tm_entry *entry)
@@ -41,12 +45,19 @@ tm_entry *tm_sendq_pop(tm_sendq *queue)
     return entry;
 }
 
-void tm_sendq_settle(tm_sendq *queue, const tm_entry *entry)
+tm_entry *tm_sendq_pop_any(tm_sendq *queue)
+{
+    tm_entry *entry = tm_sendq_pop(queue);
+    return entry ? entry : tm_flow_pop(queue);
+}
+
+void tm_sendq_settle(tm_sendq *queue, tm_entry *entry)
 {
     TM_ASSERT(queue->count > 0);
     queue->bytes -= entry->weight;
     queue->count--;
     if (entry->message) queue->messages--;
+    if (entry->flow) tm_flow_end(queue, entry);
 }
 
 tm_entry *tm_entry_create(const tm_alloc *alloc, size_t extra, size_t parts)
@@ -73,6 +84,23 @@ tm_bytes tm_entry_keep(uint8_t **at, tm_bytes bytes)
     return kept;
 }
 
+size_t tm_entry_rare_size(const tm_entry_rare *rare)
+{
+    return sizeof *rare + rare->token.len + rare->options.len + rare->leader.node.len;
+}
+
+void tm_entry_keep_rare(tm_entry *entry, uint8_t **at, const tm_entry_rare *rare)
+{
+    TM_ASSERT(*at == tm_entry_space(entry)); /* aligned there alone */
+    tm_entry_rare *kept = (tm_entry_rare *)(void *)*at;
+    *at += sizeof *kept;
+    *kept = *rare;
+    kept->token = tm_entry_keep(at, rare->token);
+    kept->options = tm_entry_keep(at, rare->options);
+    kept->leader.node = tm_entry_keep(at, rare->leader.node);
+    entry->rare = kept;
+}
+
 static tm_pid full_pid(tm_small_pid pid, tm_bytes node)
 {
     return (tm_pid){.node = node, .id = pid.id, .serial = pid.serial, .creation = pid.creation};
@@ -90,17 +118,12 @@ static tm_control_item pid_item(tm_small_pid pid, tm_bytes node)
     return (tm_control_item){.kind = TM_ITEM_PID, .pid = full_pid(pid, node)};
 }
 
-/* [monitor]: the only option that our requests carry. */
-static const uint8_t SPAWN_OPTIONS[] = {
-    TM_LIST_EXT, 0,   0,   0,   1,         TM_SMALL_ATOM_UTF8_EXT, 7, 'm', 'o', 'n',
-    'i',         't', 'o', 'r', TM_NIL_EXT};
-
 static void entry_control(const tm_entry *entry, tm_bytes our, tm_bytes peer, tm_control *control)
 {
     tm_control_init(control, entry->op);
     if (entry->from_name)
         control->from = (tm_control_item){.kind = TM_ITEM_NAME, .name = entry->name};
-    else if (entry->from.creation)
+    else if (entry->from.creation || !entry->message) /* a peer may have named us with creation 0 */
         control->from = pid_item(entry->from, our);
     if (entry->to_kind == TM_ITEM_PID)
         control->to = pid_item(entry->to, peer);
@@ -113,16 +136,31 @@ static void entry_control(const tm_entry *entry, tm_bytes our, tm_bytes peer, tm
     control->flags = entry->number;
     control->reason = entry->reason;
     if (entry->op == TM_OP_SPAWN_REQUEST) {
-        control->group_leader = full_pid(entry->from, our);
         control->module = entry->name;
         control->function = entry->name2;
         control->arity = entry->arity;
-        control->options = (tm_bytes){SPAWN_OPTIONS, sizeof SPAWN_OPTIONS};
     } else if (entry->op == TM_OP_SPAWN_REPLY) {
         control->result = entry->name.len
                               ? (tm_control_item){.kind = TM_ITEM_NAME, .name = entry->name}
                               : pid_item(entry->result, our);
     }
+    if (!entry->rare) return;
+    control->has_token = entry->rare->token.len != 0;
+    control->token = entry->rare->token;
+    control->options = entry->rare->options;
+    control->group_leader = entry->rare->leader;
+}
+
+static void entry_fill(const tm_entry *entry, tm_bytes our, uint32_t our_creation, tm_bytes peer,
+                       tm_control *control)
+{
+    entry_control(entry, our, peer, control);
+    /* REG_SEND and ALIAS_SEND name a sender even when no process sent: pid 0 exists nowhere. */
+    if (control->from.kind == TM_ITEM_NONE &&
+        (entry->op == TM_OP_REG_SEND || entry->op == TM_OP_ALIAS_SEND))
+        control->from = pid_item((tm_small_pid){.creation = our_creation}, our);
+    if (entry->op == TM_OP_ALTACT_SIG_SEND && tm_entry_payload(entry) > TM_PRIO_BYTES_MAX)
+        control->flags &= ~(uint64_t)TM_ALTACT_PRIO;
 }
 
 int tm_entry_write(const tm_entry *entry, tm_bytes our, uint32_t our_creation, tm_bytes peer,
@@ -131,16 +169,23 @@ int tm_entry_write(const tm_entry *entry, tm_bytes our, uint32_t our_creation, t
     *segments = false;
     if (entry->op == TM_ENTRY_TICK) return tm_buf_append(out, "\0\0\0\0", 4);
     tm_control control;
-    entry_control(entry, our, peer, &control);
-    /* REG_SEND and ALIAS_SEND name a sender even when no process sent: pid 0 exists nowhere. */
-    if (control.from.kind == TM_ITEM_NONE &&
-        (entry->op == TM_OP_REG_SEND || entry->op == TM_OP_ALIAS_SEND))
-        control.from = pid_item((tm_small_pid){.creation = our_creation}, our);
+    entry_fill(entry, our, our_creation, peer, &control);
     if (!entry->payload_len) return tm_frame_write(out, flags, &control, (tm_bytes){0});
     if (entry->part_count == 1 && !entry->parts[0].lent &&
-        entry->payload_len < TM_SEGMENT_BYTES_MIN)
-        return tm_frame_write(out, flags, &control,
-                              tm_bytes_of(entry->parts[0].bytes.ptr, entry->payload_len));
+        entry->payload_len < TM_SEGMENT_BYTES_MIN) {
+        int rc = tm_frame_write(out, flags, &control,
+                                tm_bytes_of(entry->parts[0].bytes.ptr, entry->payload_len));
+        /* An operation that the peer does not know has no payload either. */
+        return rc == TM_EUSE_ARG && !tm_control_takes_payload(flags, &control) ? TM_ENOTSUP : rc;
+    }
     *segments = true;
     return tm_frame_write_head(out, flags, &control, entry->payload_len);
+}
+
+int tm_entry_write_first(const tm_entry *entry, tm_bytes our, uint32_t our_creation, tm_bytes peer,
+                         uint64_t flags, uint64_t id, tm_buf *out)
+{
+    tm_control control;
+    entry_fill(entry, our, our_creation, peer, &control);
+    return tm_sequence_first(out, flags, &control, id, tm_entry_payload(entry));
 }

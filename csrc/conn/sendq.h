@@ -3,10 +3,17 @@
  * An entry holds a control operation by its meaning and the payload as bytes: which form both take on
  * the wire is decided when the entry is written, from the flags of the connection it then goes out
  * on. So a message can be queued before there is a connection. Identifiers are kept without node names:
- * "ours" and "theirs" are known. Under the node's lock, all operations O(1). */
+ * "ours" and "theirs" are known. Under the node's lock, all operations O(1).
+ *
+ * Order. What one process sends (messages, EXIT, DOWN, replies) leaves in that order, and so does what
+ * no process sends. A payload above TM_FRAGMENT_BYTES makes its entry a *flow* (flow.h): the entry goes
+ * out bit by bit, what the same sender queues meanwhile waits behind it, and everybody else overtakes
+ * between two fragments. While there is no flow the queue is one list and knows no senders. */
 #ifndef TM_CONN_SENDQ_H
 #define TM_CONN_SENDQ_H
 
+#include "../base/list.h"
+#include "../base/map.h"
 #include "../dist/frame.h"
 #include "../tumen.h"
 
@@ -21,6 +28,13 @@ typedef struct tm_small_ref {
     uint32_t count; /* 0: none */
     uint32_t words[TM_REF_WORDS_MAX];
 } tm_small_ref;
+
+/* What few entries have. */
+typedef struct tm_entry_rare {
+    tm_bytes token;   /* a trace token goes along: one term */
+    tm_bytes options; /* SPAWN_REQUEST: one list */
+    tm_pid leader;    /* SPAWN_REQUEST, GROUP_LEADER: of any node */
+} tm_entry_rare;
 
 typedef struct tm_entry {
     struct tm_entry *next;
@@ -41,9 +55,11 @@ typedef struct tm_entry {
     tm_bytes name;   /* target name; SPAWN_REQUEST: module; SPAWN_REPLY: error; inside the entry */
     tm_bytes name2;  /* SPAWN_REQUEST: function */
     tm_bytes reason; /* inside the entry */
+    const tm_entry_rare *rare; /* inside the entry; NULL: nothing of it */
     size_t payload_len;
     size_t part_count;
-    tumen_part *parts; /* the payload; copied ones point into the entry */
+    tumen_part *parts;    /* the payload; copied ones point into the entry */
+    struct tm_flow *flow; /* of a large payload, from the push on */
 } tm_entry;
 
 #define TM_ENTRY_TICK 0
@@ -54,20 +70,51 @@ typedef struct tm_entry {
 /* Parts of one message: each may need a segment for itself and one for what lies before it. */
 #define TM_PARTS_MAX ((TM_SEND_BATCH_SEGMENTS - 2) / 2)
 
+/* The flows of a queue; memory only while there are any. */
+typedef struct tm_flows {
+    tm_map by_sender;
+    tm_list active;  /* sequences that are open and have fragments left, in turn */
+    tm_list waiting; /* for one of TM_SEQUENCES_OUT_MAX to end */
+    size_t open;
+} tm_flows;
+
 typedef struct tm_sendq {
     tm_entry *head;
     tm_entry **tail;
-    uint64_t bytes;    /* of entries queued or being written */
-    uint64_t count;    /* of entries queued or being written */
-    uint64_t messages; /* of those, accepted messages */
+    tm_flows *flows; /* NULL: none */
+    const tm_alloc *alloc;
+    const uint64_t *seed;
+    uint64_t bytes;       /* of entries queued or being written */
+    uint64_t large_bytes; /* of those, entries that are flows: others pass them */
+    uint64_t count;       /* of entries queued or being written */
+    uint64_t messages;    /* of those, accepted messages */
+    uint64_t sequence;    /* the last one that was begun: an id is never used again */
 } tm_sendq;
 
-void tm_sendq_init(tm_sendq *queue);
+/* seed: of the hash table of senders. Both are borrowed. */
+void tm_sendq_init(tm_sendq *queue, const tm_alloc *alloc, const uint64_t seed[2]);
 void tm_sendq_push(tm_sendq *queue, tm_entry *entry);
 /* In front of everything: ticks. */
 void tm_sendq_push_front(tm_sendq *queue, tm_entry *entry);
-tm_entry *tm_sendq_pop(tm_sendq *queue); /* counts stay: the entry is being written */
-void tm_sendq_settle(tm_sendq *queue, const tm_entry *entry); /* it is written, or lost */
+/* The next entry; counts stay: it is being written. An entry with a flow is either begun
+ * (tm_sendq_begin), or written whole. */
+tm_entry *tm_sendq_pop(tm_sendq *queue);
+/* Any entry, whatever has become of it: to be settled. For a queue that is given up. */
+tm_entry *tm_sendq_pop_any(tm_sendq *queue);
+/* It is written, or lost. Ends its flow: what waited behind it is next. Frees nothing else. */
+void tm_sendq_settle(tm_sendq *queue, tm_entry *entry);
+
+/* Whether something can be written now. */
+static inline bool tm_sendq_ready(const tm_sendq *queue)
+{
+    return queue->head || (queue->flows && !tm_list_empty(&queue->flows->active));
+}
+
+/* What a message finds before it, bytes: a large one everything, a small one what is small. */
+static inline uint64_t tm_sendq_ahead(const tm_sendq *queue, bool large)
+{
+    return large ? queue->bytes : queue->bytes - queue->large_bytes;
+}
 
 /* An entry with room for spans of the given total size, zeroed but for them. */
 tm_entry *tm_entry_create(const tm_alloc *alloc, size_t extra, size_t parts);
@@ -76,11 +123,22 @@ void tm_entry_free(const tm_alloc *alloc, tm_entry *entry);
 tm_bytes tm_entry_keep(uint8_t **at, tm_bytes bytes);
 /* Where the spans of an entry start. */
 uint8_t *tm_entry_space(tm_entry *entry);
+/* Bytes of term that may travel behind the control message: a message, arguments, an exit reason. */
+static inline size_t tm_entry_payload(const tm_entry *entry)
+{
+    return entry->payload_len ? entry->payload_len : entry->reason.len;
+}
+/* The room that rare needs inside of an entry, bytes; and its copy there: the first of the spans. */
+size_t tm_entry_rare_size(const tm_entry_rare *rare);
+void tm_entry_keep_rare(tm_entry *entry, uint8_t **at, const tm_entry_rare *rare);
 
 /* Appends the frame of an entry, without payload where that is in segments of its own: those are the
  * entry's parts, in order, and *segments is set. our / peer: the two nodes' names. Errors as
  * tm_frame_write. */
 TM_MUST_CHECK int tm_entry_write(const tm_entry *entry, tm_bytes our, uint32_t our_creation,
                                  tm_bytes peer, uint64_t flags, tm_buf *out, bool *segments);
+/* Appends the head of the first fragment of an entry, in a sequence with that id. */
+TM_MUST_CHECK int tm_entry_write_first(const tm_entry *entry, tm_bytes our, uint32_t our_creation,
+                                       tm_bytes peer, uint64_t flags, uint64_t id, tm_buf *out);
 
 #endif

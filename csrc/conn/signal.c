@@ -69,9 +69,10 @@ static void entry_target(tm_entry *entry, const tm_target *to, uint8_t **at)
 }
 
 tm_entry *tm_entry_message(tumen_node *node, const tm_pid *from, const tm_target *to,
-                           const tumen_part *parts, size_t count)
+                           const tumen_part *parts, size_t count, tm_bytes token)
 {
-    size_t copied = 0;
+    tm_entry_rare rare = {.token = token};
+    size_t copied = token.len ? tm_entry_rare_size(&rare) : 0;
     for (size_t i = 0; i < count; i++)
         if (!parts[i].lent) copied += parts[i].bytes.len;
     size_t extra = copied + (to->kind == TM_TARGET_NAME ? to->name.len : 0);
@@ -84,6 +85,7 @@ tm_entry *tm_entry_message(tumen_node *node, const tm_pid *from, const tm_target
     entry->message = true;
     entry->from = small_pid(from);
     uint8_t *at = tm_entry_space(entry);
+    if (token.len) tm_entry_keep_rare(entry, &at, &rare);
     entry_target(entry, to, &at);
     for (size_t i = 0; i < count; i++) {
         entry->parts[i] = parts[i];
@@ -97,11 +99,14 @@ tm_entry *tm_entry_message(tumen_node *node, const tm_pid *from, const tm_target
 }
 
 tm_entry *tm_entry_spawn_reply(tumen_node *node, const tm_ref *request, const tm_pid *to,
-                               unsigned flags, const tm_pid *pid, tm_bytes error)
+                               unsigned flags, const tm_pid *pid, tm_bytes error, tm_bytes token)
 {
-    tm_entry *entry = tm_entry_create(&node->engine->alloc, error.len, 0);
+    tm_entry_rare rare = {.token = token};
+    size_t extra = token.len ? tm_entry_rare_size(&rare) : 0;
+    tm_entry *entry = tm_entry_create(&node->engine->alloc, error.len + extra, 0);
     if (!entry) return NULL;
     uint8_t *at = tm_entry_space(entry);
+    if (token.len) tm_entry_keep_rare(entry, &at, &rare);
     entry->op = TM_OP_SPAWN_REPLY;
     entry->ref = small_ref(request);
     entry->ref_theirs = true;
@@ -114,21 +119,23 @@ tm_entry *tm_entry_spawn_reply(tumen_node *node, const tm_ref *request, const tm
 }
 
 tm_entry *tm_entry_spawn_request(tumen_node *node, const tm_pid *from, const tm_ref *ref,
-                                 tm_bytes module, tm_bytes function, uint32_t arity, tm_bytes args)
+                                 const tumen_spawn_spec *spec, const tm_entry_rare *rare)
 {
-    tm_entry *entry =
-        tm_entry_create(&node->engine->alloc, module.len + function.len + args.len, 1);
+    size_t extra =
+        tm_entry_rare_size(rare) + spec->module.len + spec->function.len + spec->args.len;
+    tm_entry *entry = tm_entry_create(&node->engine->alloc, extra, 1);
     if (!entry) return NULL;
     uint8_t *at = tm_entry_space(entry);
+    tm_entry_keep_rare(entry, &at, rare);
     entry->op = TM_OP_SPAWN_REQUEST;
     entry->message = true;
     entry->from = small_pid(from);
     entry->ref = small_ref(ref);
-    entry->arity = arity;
-    entry->name = tm_entry_keep(&at, module);
-    entry->name2 = tm_entry_keep(&at, function);
-    entry->payload_len = args.len;
-    entry->parts[0] = (tumen_part){.bytes = tm_public(tm_entry_keep(&at, args))};
+    entry->arity = spec->arity;
+    entry->name = tm_entry_keep(&at, tm_private(spec->module));
+    entry->name2 = tm_entry_keep(&at, tm_private(spec->function));
+    entry->payload_len = spec->args.len;
+    entry->parts[0] = (tumen_part){.bytes = tm_public(tm_entry_keep(&at, tm_private(spec->args)))};
     return entry;
 }
 
@@ -143,12 +150,14 @@ static const uint8_t SIGNAL_OPS[] = {
     [TM_SIGNAL_MONITOR] = TM_OP_MONITOR_P,
     [TM_SIGNAL_DEMONITOR] = TM_OP_DEMONITOR_P,
     [TM_SIGNAL_MONITOR_EXIT] = TM_OP_MONITOR_P_EXIT,
+    [TM_SIGNAL_GROUP_LEADER] = TM_OP_GROUP_LEADER,
 };
 
 /* Signals that ask for something connect; the others speak of a connection that is there or are void. */
 static bool signal_connects(enum tm_proc_signal_kind kind)
 {
-    return kind == TM_SIGNAL_LINK || kind == TM_SIGNAL_MONITOR || kind == TM_SIGNAL_EXIT2;
+    return kind == TM_SIGNAL_LINK || kind == TM_SIGNAL_MONITOR || kind == TM_SIGNAL_EXIT2 ||
+           kind == TM_SIGNAL_GROUP_LEADER;
 }
 
 static tm_entry *signal_entry(tumen_node *node, const tm_proc_signal *signal)
@@ -158,10 +167,16 @@ static tm_entry *signal_entry(tumen_node *node, const tm_proc_signal *signal)
     tm_bytes name = by_name                             ? signal->from_name
                     : signal->to.kind == TM_TARGET_NAME ? signal->to.name
                                                         : (tm_bytes){0};
-    tm_entry *entry = tm_entry_create(&node->engine->alloc, name.len + signal->reason.len, 0);
+    tm_entry_rare rare = {.token = signal->token, .leader = signal->leader};
+    bool is_rare = rare.token.len || signal->kind == TM_SIGNAL_GROUP_LEADER;
+    /* exit/2 to an alias has an operation of its own, with the reason as payload. */
+    bool to_alias = signal->to.kind == TM_TARGET_REF;
+    size_t extra = name.len + signal->reason.len + (is_rare ? tm_entry_rare_size(&rare) : 0);
+    tm_entry *entry = tm_entry_create(&node->engine->alloc, extra, to_alias);
     if (!entry) return NULL;
     uint8_t *at = tm_entry_space(entry);
-    entry->op = SIGNAL_OPS[signal->kind];
+    if (is_rare) tm_entry_keep_rare(entry, &at, &rare);
+    entry->op = to_alias ? TM_OP_ALTACT_SIG_SEND : SIGNAL_OPS[signal->kind];
     entry->from = small_pid(&signal->from);
     if (by_name) {
         entry->from_name = true;
@@ -173,8 +188,12 @@ static tm_entry *signal_entry(tumen_node *node, const tm_proc_signal *signal)
     }
     entry->ref = small_ref(&signal->ref);
     entry->ref_theirs = signal->kind == TM_SIGNAL_MONITOR_EXIT;
-    entry->number = signal->unlink_id;
+    entry->number = to_alias ? TM_ALTACT_EXIT : signal->unlink_id;
     entry->reason = tm_entry_keep(&at, signal->reason);
+    if (to_alias) {
+        entry->payload_len = entry->reason.len;
+        entry->parts[0] = (tumen_part){.bytes = tm_public(entry->reason)};
+    }
     return entry;
 }
 
@@ -202,11 +221,13 @@ void tm_node_on_event(void *ctx, const tm_proc_event *event)
     static const int KINDS[] = {[TM_EVENT_PROC_EXITED] = TUMEN_EVENT_EXITED,
                                 [TM_EVENT_EXIT_MESSAGE] = TUMEN_EVENT_EXIT,
                                 [TM_EVENT_DOWN] = TUMEN_EVENT_DOWN,
-                                [TM_EVENT_SPAWN_REPLY] = TUMEN_EVENT_SPAWN_REPLY};
+                                [TM_EVENT_SPAWN_REPLY] = TUMEN_EVENT_SPAWN_REPLY,
+                                [TM_EVENT_NODE_LOST] = TUMEN_EVENT_NODE_LOST};
     tumen_event out = {.kind = KINDS[event->kind], .process = event->key};
     out.from = tm_public_pid(&event->pid);
     out.ref = tm_public_ref(&event->ref);
     out.term = tm_public(event->reason);
+    out.text = tm_public(event->token);
     if (event->kind == TM_EVENT_DOWN) {
         if (event->item.kind == TM_TARGET_NAME) {
             out.name = tm_public(event->item.name);
@@ -214,6 +235,8 @@ void tm_node_on_event(void *ctx, const tm_proc_event *event)
         } else {
             out.from = tm_public_pid(&event->item.pid);
         }
+    } else if (event->kind == TM_EVENT_NODE_LOST) {
+        out.node = tm_public(event->item.node);
     } else if (event->kind == TM_EVENT_SPAWN_REPLY) {
         out.code = event->ok ? 0 : TM_EPEER_REFUSED;
     }

@@ -1,15 +1,18 @@
 /* Out: entries of a peer's queue gathered into one write. One write is in flight per connection;
- * what is queued meanwhile goes with the next: that is the batching.
+ * what is queued meanwhile goes with the next: that is the batching. Entries come first, then fragments of
+ * flows in turn: so what is small overtakes what is large at every write, and neither starves.
  *
  * peer->sending is the claim on conn->writing, conn->out and conn->iov. The engine claims for a
  * write that ends with a completion, a caller's flush for one that ends at once; a rest that the kernel did
  * not take is then handed to the engine with the claim. */
 #include "../base/check.h"
+#include "../dist/sequence.h"
 #include "connection.h"
 
 /* A caller's flush writes at most this much itself, bytes: beyond it the engine is the better
  * place, since the kernel's buffer fills and the caller should go on. */
 #define DIRECT_BYTES_MAX ((size_t)64 * 1024)
+static_assert(DIRECT_BYTES_MAX <= TM_FRAGMENT_BYTES, "a queue with a flow is the engine's");
 
 static void settle_all(tm_connection *conn, tm_peer *peer)
 {
@@ -18,6 +21,32 @@ static void settle_all(tm_connection *conn, tm_peer *peer)
         conn->writing = entry->next;
         if (entry->op != TM_ENTRY_TICK) TM_ATOMIC_ADD(&conn->frames_out, 1);
         tm_peer_settle(peer, entry);
+    }
+    while (conn->flows) {
+        tm_flow *flow = conn->flows;
+        conn->flows = flow->writing;
+        TM_ATOMIC_ADD(&conn->frames_out, flow->burst);
+        flow->burst = 0;
+        if (!flow->left || flow->refused) tm_peer_settle(peer, flow->entry);
+    }
+}
+
+void tm_connection_write_lost(tm_connection *conn, tm_peer *peer)
+{
+    tumen_node *node = conn->node;
+    for (tm_entry *entry = conn->writing; entry; entry = entry->next) {
+        tm_sendq_settle(&peer->queue, entry);
+        __atomic_sub_fetch(&node->sendq_bytes, entry->weight, __ATOMIC_RELAXED);
+    }
+    while (conn->flows) {
+        tm_flow *flow = conn->flows;
+        tm_entry *entry = flow->entry;
+        conn->flows = flow->writing;
+        flow->burst = 0;
+        tm_sendq_settle(&peer->queue, entry);
+        __atomic_sub_fetch(&node->sendq_bytes, entry->weight, __ATOMIC_RELAXED);
+        entry->next = conn->writing;
+        conn->writing = entry;
     }
 }
 
@@ -30,55 +59,6 @@ void tm_connection_write_over(tm_connection *conn, tm_peer *peer)
     if (peer->queue.count == 0) tm_buf_fini(&conn->out);
 }
 
-/* Takes entries for one write, under the lock; true when the claim was made. */
-static bool write_claim(tm_connection *conn, size_t bytes_max)
-{
-    tm_peer *peer = conn->peer;
-    if (!peer || peer->sending || !peer->queue.head) return false;
-    size_t bytes = 0, segments = 1;
-    tm_entry **tail = &conn->writing;
-    while (peer->queue.head && bytes < bytes_max) {
-        size_t need = 2 * peer->queue.head->part_count + 1;
-        if (segments + need > TM_SEND_BATCH_SEGMENTS && segments > 1) break;
-        tm_entry *entry = tm_sendq_pop(&peer->queue);
-        bytes += entry->weight;
-        segments += entry->part_count ? need - 1 : 0;
-        *tail = entry;
-        tail = &entry->next;
-    }
-    peer->sending = true;
-    return true;
-}
-
-/* One segment of the write: a span of conn->out (base NULL: offset for now) or a part. */
-static void segment_add(tm_connection *conn, const void *base, size_t offset, size_t len)
-{
-    TM_ASSERT(conn->iov_count < TM_SEND_BATCH_SEGMENTS);
-    conn->iov[conn->iov_count++] =
-        (struct iovec){base ? (void *)(uintptr_t)base : (void *)(uintptr_t)(offset + 1), len};
-}
-
-/* Small parts of a payload are copied behind its head, the others become segments. */
-static int segments_of(tm_connection *conn, const tm_entry *entry, size_t *start, uint8_t *is_out)
-{
-    for (size_t i = 0; i < entry->part_count; i++) {
-        const tumen_part *part = &entry->parts[i];
-        if (!part->lent && part->bytes.len < TM_SEGMENT_BYTES_MIN) {
-            int rc = tm_buf_append(&conn->out, part->bytes.ptr, part->bytes.len);
-            if (rc) return rc;
-            continue;
-        }
-        if (conn->out.len > *start) {
-            is_out[conn->iov_count] = 1;
-            segment_add(conn, NULL, *start, conn->out.len - *start);
-        }
-        is_out[conn->iov_count] = 0;
-        segment_add(conn, part->bytes.ptr, 0, part->bytes.len);
-        *start = conn->out.len;
-    }
-    return 0;
-}
-
 /* OTP closes a connection for an EXIT or UNLINK_ID to a pid of an earlier creation (protocol.md 4.3).
  * One can be left in a queue that was filled before the peer came back. */
 static bool entry_is_stale(const tm_connection *conn, const tm_entry *entry)
@@ -87,34 +67,220 @@ static bool entry_is_stale(const tm_connection *conn, const tm_entry *entry)
            entry->to.creation != conn->creation;
 }
 
-/* Makes the bytes of the entries in conn->writing. An entry that this connection cannot carry (an
- * operation that the peer never announced) is dropped and counted. */
+/* Whether the peer takes this large entry in fragments. To an alias it does only from OTP 28 on, which
+ * is known by its newest flag: before 25.3.2.8 and 26.1.3 a BEAM leaks or crashes when the alias is no
+ * longer active (erlang/otp 7834, 7890), and a late reply is just that. */
+static bool entry_in_fragments(const tm_connection *conn, const tm_entry *entry)
+{
+    if (!(conn->flags & TM_DFLAG(FRAGMENTS)) || entry_is_stale(conn, entry)) return false;
+    if (entry->to_kind == TM_ITEM_REF && !(conn->flags & TM_DFLAG(ALTACT_SIG))) return false;
+    /* Without EXIT_PAYLOAD a reason is part of the control message, which is never cut. */
+    return entry->payload_len || conn->flags & TM_DFLAG(EXIT_PAYLOAD);
+}
+
+/* What one write takes: bytes and segments so far. */
+struct claim {
+    tm_connection *conn;
+    tm_sendq *queue;
+    size_t bytes, bytes_max;
+    size_t segments;
+};
+
+static bool claim_has_room(const struct claim *claim, size_t bytes_max, size_t segments)
+{
+    if (claim->bytes >= bytes_max) return false;
+    return claim->segments + segments <= TM_SEND_BATCH_SEGMENTS || claim->segments == 1;
+}
+
+/* A part that is not copied into the contiguous bytes of a write. */
+static bool part_is_segment(const tumen_part *part)
+{
+    return part->bytes.len && (part->lent || part->bytes.len >= TM_SEGMENT_BYTES_MIN);
+}
+
+/* Segments that an entry needs: one for each such part, and one for what lies before it. */
+static size_t entry_segments(const tm_entry *entry)
+{
+    size_t segments = 0;
+    for (size_t i = 0; i < entry->part_count; i++)
+        if (part_is_segment(&entry->parts[i])) segments += 2;
+    return segments;
+}
+
+static void claim_entries(struct claim *claim)
+{
+    tm_entry **tail = &claim->conn->writing;
+    while (claim->queue->head) {
+        size_t segments = entry_segments(claim->queue->head);
+        /* Half of a write is for the flows, when there are any. */
+        bool flows = tm_flow_turn(claim->queue) != NULL;
+        if (!claim_has_room(claim, flows ? claim->bytes_max / 2 : claim->bytes_max, segments))
+            return;
+        tm_entry *entry = tm_sendq_pop(claim->queue);
+        if (entry->flow && entry_in_fragments(claim->conn, entry)) {
+            tm_flow_begin(claim->queue, entry->flow);
+            continue;
+        }
+        claim->bytes += entry->weight;
+        claim->segments += segments;
+        *tail = entry;
+        tail = &entry->next;
+    }
+}
+
+static void claim_fragments(struct claim *claim)
+{
+    tm_flow **tail = &claim->conn->flows;
+    for (tm_flow *flow; (flow = tm_flow_turn(claim->queue));) {
+        tm_payload_at after;
+        size_t spans = tm_flow_spans(flow, &after);
+        if (!claim_has_room(claim, claim->bytes_max, 2 * spans + 1)) return;
+        if (tm_flow_take(claim->queue, flow, after)) {
+            flow->writing = NULL;
+            *tail = flow;
+            tail = &flow->writing;
+        }
+        claim->bytes += TM_FRAGMENT_BYTES;
+        claim->segments += 2 * spans + 1;
+    }
+}
+
+/* Takes entries and fragments for one write, under the lock; true when the claim was made. */
+static bool write_claim(tm_connection *conn, size_t bytes_max)
+{
+    tm_peer *peer = conn->peer;
+    if (!peer || peer->sending || !tm_sendq_ready(&peer->queue)) return false;
+    struct claim claim = {
+        .conn = conn, .queue = &peer->queue, .bytes_max = bytes_max, .segments = 1};
+    claim_entries(&claim);
+    claim_fragments(&claim);
+    peer->sending = true;
+    return true;
+}
+
+/* A write that is being made: what of conn->out is not yet in a segment, and which segments are in it. */
+struct build {
+    tm_connection *conn;
+    const tm_peer *peer;
+    size_t start;
+    uint8_t is_out[TM_SEND_BATCH_SEGMENTS];
+};
+
+/* One segment of the write: a span of conn->out (base NULL: offset for now) or a part. */
+static void segment_add(struct build *build, const void *base, size_t offset, size_t len)
+{
+    tm_connection *conn = build->conn;
+    TM_ASSERT(conn->iov_count < TM_SEND_BATCH_SEGMENTS);
+    build->is_out[conn->iov_count] = base == NULL;
+    conn->iov[conn->iov_count++] =
+        (struct iovec){base ? (void *)(uintptr_t)base : (void *)(uintptr_t)(offset + 1), len};
+}
+
+static void segment_out(struct build *build)
+{
+    size_t len = build->conn->out.len;
+    if (len > build->start) segment_add(build, NULL, build->start, len - build->start);
+    build->start = len;
+}
+
+/* A span of a payload: a segment, or copied behind the head. None is an empty segment: a rest of nothing
+ * could not be sent. */
+static int build_span(struct build *build, tm_bytes span, bool segment)
+{
+    if (!segment) return tm_buf_append(&build->conn->out, span.ptr, span.len);
+    segment_out(build);
+    segment_add(build, span.ptr, 0, span.len);
+    return 0;
+}
+
+/* An entry that goes out whole. One that this connection cannot carry (an operation that the peer never
+ * announced) is dropped and counted. */
+static int build_entry(struct build *build, const tm_entry *entry)
+{
+    tm_connection *conn = build->conn;
+    tumen_node *node = conn->node;
+    bool segments;
+    size_t start = conn->out.len;
+    if (entry_is_stale(conn, entry)) return 0;
+    int rc = tm_entry_write(entry, tm_node_name(node), node->creation, build->peer->name,
+                            conn->flags, &conn->out, &segments);
+    if (rc == TM_ENOTSUP) {
+        TM_ATOMIC_ADD(&node->operations_refused, 1);
+        return 0;
+    }
+    if (!rc && conn->atoms_out && entry->op != TM_ENTRY_TICK)
+        rc = tm_atom_sender_shorten(conn->atoms_out, &conn->out, start);
+    for (size_t i = 0; !rc && segments && i < entry->part_count; i++)
+        rc =
+            build_span(build, tm_private(entry->parts[i].bytes), part_is_segment(&entry->parts[i]));
+    return rc;
+}
+
+/* The fragments of a flow. A refused one is dropped and counted as an entry is. */
+static int build_flow(struct build *build, tm_flow *flow)
+{
+    tm_connection *conn = build->conn;
+    tumen_node *node = conn->node;
+    const tm_entry *entry = flow->entry;
+    size_t payload = tm_entry_payload(entry);
+    uint64_t number = flow->left + flow->burst;
+    tm_payload_at at = flow->burst_at;
+    for (; number > flow->left; number--) {
+        size_t start = conn->out.len;
+        int rc =
+            number == tm_sequence_count(payload)
+                ? tm_entry_write_first(entry, tm_node_name(node), node->creation, build->peer->name,
+                                       conn->flags, flow->sequence, &conn->out)
+                : tm_sequence_next(&conn->out, flow->sequence, payload, number);
+        if (!rc && conn->atoms_out) rc = tm_atom_sender_shorten(conn->atoms_out, &conn->out, start);
+        flow->refused = rc == TM_ENOTSUP;
+        if (flow->refused) {
+            TM_ATOMIC_ADD(&node->operations_refused, 1);
+            return 0;
+        }
+        for (size_t left = tm_sequence_part(payload, number); !rc && left;) {
+            tm_bytes span = tm_entry_span(entry, &at, left);
+            left -= span.len;
+            rc = build_span(build, span, span.len >= TM_SEGMENT_BYTES_MIN);
+        }
+        if (rc) return rc;
+    }
+    return 0;
+}
+
+static int build_claimed(struct build *build)
+{
+    for (tm_entry *entry = build->conn->writing; entry; entry = entry->next) {
+        int rc = build_entry(build, entry);
+        if (rc) return rc;
+    }
+    for (tm_flow *flow = build->conn->flows; flow; flow = flow->writing) {
+        int rc = build_flow(build, flow);
+        if (rc) return rc;
+    }
+    return 0;
+}
+
+/* Makes the bytes of what was claimed. */
 static int write_build(tm_connection *conn, const tm_peer *peer)
 {
-    tumen_node *node = conn->node;
-    uint8_t is_out[TM_SEND_BATCH_SEGMENTS] = {0};
-    size_t start = 0;
+    struct build build = {.conn = conn, .peer = peer};
     conn->out.len = 0;
     conn->iov_count = conn->iov_next = 0;
-    for (tm_entry *entry = conn->writing; entry; entry = entry->next) {
-        bool segments;
-        if (entry_is_stale(conn, entry)) continue;
-        int rc = tm_entry_write(entry, tm_node_name(node), node->creation, peer->name, conn->flags,
-                                &conn->out, &segments);
-        if (rc == TM_ENOTSUP)
-            TM_ATOMIC_ADD(&node->operations_refused, 1);
-        else if (rc)
-            return rc;
-        else if (segments && (rc = segments_of(conn, entry, &start, is_out)))
-            return rc;
+    /* Without memory for it atoms are written out. */
+    if (conn->flags & TM_DFLAG(DIST_HDR_ATOM_CACHE) && !conn->atoms_out)
+        conn->atoms_out = tm_alloc_zero(&conn->node->engine->alloc, sizeof *conn->atoms_out);
+    uint32_t known = conn->atoms_out ? conn->atoms_out->count : 0;
+    int rc = build_claimed(&build);
+    if (rc) {
+        /* Nothing of it will leave as it is. */
+        if (conn->atoms_out) conn->atoms_out->count = known;
+        return rc;
     }
-    if (conn->out.len > start) {
-        is_out[conn->iov_count] = 1;
-        segment_add(conn, NULL, start, conn->out.len - start);
-    }
+    segment_out(&build);
     /* Now that conn->out no longer moves, offsets become addresses. */
     for (int i = 0; i < conn->iov_count; i++)
-        if (is_out[i])
+        if (build.is_out[i])
             conn->iov[i].iov_base = conn->out.ptr + ((uintptr_t)conn->iov[i].iov_base - 1);
     return 0;
 }
@@ -155,7 +321,7 @@ static void write_done(tm_connection *conn)
     if (conn->peer) tm_connection_write_over(conn, conn->peer);
     bool drained = conn->draining && conn->peer && conn->peer->queue.count == 0;
     tm_node_unlock(node);
-    if (drained) tm_connection_close(conn, TM_ECLOSED, "the node stopped");
+    if (drained) tm_connection_close(conn, TM_ECLOSED, conn->drain_text);
 }
 
 void tm_connection_write(tm_connection *conn)
@@ -217,6 +383,7 @@ static void direct_end(tm_connection *conn, tm_peer *peer, bool leftover)
     tm_node_lock(node);
     conn->direct = false;
     peer->direct = false;
+    conn->leftover = leftover;
     bool wake = conn->close_pending || leftover;
     if (!conn->down && !leftover && conn->peer) {
         tm_connection_write_over(conn, peer);
@@ -260,7 +427,8 @@ void tm_connection_resume(tm_command *command)
     tm_connection *conn = TM_CONTAINER(command, tm_connection, resume);
     tm_node_lock_engine(conn->node);
     bool close = conn->close_pending;
-    bool claimed = conn->peer && conn->writing && !conn->direct;
+    bool claimed = conn->peer && conn->leftover;
+    conn->leftover = false;
     tm_node_unlock(conn->node);
     if (close) {
         tm_sock_close(&conn->sock, false);

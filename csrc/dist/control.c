@@ -18,6 +18,9 @@ static const operation operations[TM_OP_LAST + 1] = {
 #undef TM_OPCODE
 };
 
+/* The writers of etf may ask for so many bytes more than they use. */
+#define WRITER_SLACK 10
+
 /* Elements of ALTACT_SIG_SEND up to To, the number included: it may have more. */
 #define ALTACT_ARITY_MIN 4
 #define MFA_ARITY 3
@@ -43,6 +46,8 @@ typedef struct parser {
     tm_control *control;
     const char *what;
     bool over_limit; /* a carried term is valid but over a limit */
+    bool has_refs;   /* a carried term refers to atoms of the frame */
+    size_t growth;   /* of carried terms when those are written out, bytes */
 } parser;
 
 static int parse_wrong(parser *p, const char *what)
@@ -53,12 +58,12 @@ static int parse_wrong(parser *p, const char *what)
 
 static int parse_pid(parser *p, tm_pid *pid)
 {
-    return tm_etf_read_pid(&p->c, pid) ? parse_wrong(p, "not a pid") : 0;
+    return tm_etf_read_pid_in(&p->c, p->limits, pid) ? parse_wrong(p, "not a pid") : 0;
 }
 
 static int parse_ref(parser *p, tm_ref *ref)
 {
-    return tm_etf_read_ref(&p->c, ref) ? parse_wrong(p, "not a reference") : 0;
+    return tm_etf_read_ref_in(&p->c, p->limits, ref) ? parse_wrong(p, "not a reference") : 0;
 }
 
 static int parse_atom(parser *p, tm_bytes *text)
@@ -66,7 +71,8 @@ static int parse_atom(parser *p, tm_bytes *text)
     tm_control *control = p->control;
     TM_ASSERT(control->scratch_used < sizeof control->scratch / sizeof *control->scratch);
     uint8_t *scratch = control->scratch[control->scratch_used];
-    if (tm_etf_read_atom_utf8(&p->c, scratch, text)) return parse_wrong(p, "not an atom");
+    if (tm_etf_read_atom_utf8_in(&p->c, p->limits, scratch, text))
+        return parse_wrong(p, "not an atom");
     if (text->ptr == scratch) control->scratch_used++;
     return 0;
 }
@@ -75,13 +81,35 @@ static int parse_atom(parser *p, tm_bytes *text)
  * of the message is parsed too, so that whoever drops it can say what it was. */
 static int parse_term(parser *p, tm_bytes *term)
 {
-    int rc = tm_etf_read_term(&p->c, p->limits, p->alloc, term);
-    if (rc == TM_EPEER_LIMIT) {
-        p->over_limit = true;
-        return tm_cursor_skip(&p->c, term->len);
+    tm_walk_result result;
+    tm_bytes rest = tm_bytes_of(p->c.ptr, tm_cursor_left(&p->c));
+    int rc = tm_etf_walk(rest, p->limits, p->alloc, &result);
+    if (rc == TM_ENOMEM) return rc;
+    if (rc && rc != TM_EPEER_LIMIT) return parse_wrong(p, "an element is not a well-formed term");
+    if (rc) p->over_limit = true;
+    if (result.refs.count) p->has_refs = true;
+    p->growth += result.refs.growth;
+    return tm_cursor_bytes(&p->c, result.len, term);
+}
+
+/* The carried terms that are kept, written out to memory of the message. */
+static int parse_write_out(parser *p)
+{
+    tm_control *control = p->control;
+    tm_bytes *terms[] = {&control->reason, &control->token, &control->options};
+    size_t len = p->growth + WRITER_SLACK;
+    for (size_t i = 0; i < sizeof terms / sizeof *terms; i++) len += terms[i]->len;
+    tm_buf *buf = &control->written_out;
+    tm_buf_init(buf, p->alloc, 0);
+    int rc = tm_buf_reserve(buf, len);
+    const uint8_t *start = buf->ptr;
+    for (size_t i = 0; i < sizeof terms / sizeof *terms && !rc; i++) {
+        size_t at = buf->len;
+        rc = tm_etf_expand(*terms[i], p->limits->cache_atoms, buf);
+        if (!rc) *terms[i] = tm_bytes_of(buf->ptr + at, buf->len - at);
     }
-    if (rc == TM_ENOMEM || !rc) return rc;
-    return parse_wrong(p, "an element is not a well-formed term");
+    TM_ASSERT(rc || buf->ptr == start); /* or what was written before would have moved */
+    return rc;
 }
 
 static int parse_pid_item(parser *p, tm_control_item *item)
@@ -233,7 +261,8 @@ static int parse_payload(parser *p, bool versioned, tm_bytes *payload)
     return 0;
 }
 
-static int parse_message(parser *p, bool versioned, tm_bytes *payload)
+/* The tuple alone. *row: what is known of the operation, or NULL. */
+static int parse_tuple(parser *p, const operation **row)
 {
     tm_control *control = p->control;
     uint32_t arity;
@@ -244,17 +273,32 @@ static int parse_message(parser *p, bool versioned, tm_bytes *payload)
         if (tm_etf_read_i64(&p->c, &negative)) return parse_wrong(p, "no operation number");
         control->wire_op = (uint64_t)negative;
     }
-    const operation *row = operation_of(control->wire_op);
-    int rc = parse_elements(p, row, arity - 1);
+    *row = operation_of(control->wire_op);
+    return parse_elements(p, *row, arity - 1);
+}
+
+static int parse_message(parser *p, bool versioned, tm_bytes *payload)
+{
+    tm_control *control = p->control;
+    const operation *row;
+    int rc = parse_tuple(p, &row);
     if (rc) return rc;
     if (row) {
         control->op = row->canonical;
         control->has_payload = row->payload;
         if (row->payload) rc = parse_payload(p, versioned, payload);
     }
+    if (!rc && p->has_refs) rc = parse_write_out(p);
     if (rc) return rc;
     if (p->over_limit) return TM_EPEER_LIMIT;
     return row ? 0 : TM_CONTROL_UNKNOWN;
+}
+
+static int parse_end(const parser *p, tm_bytes terms, int rc, tm_fault *fault)
+{
+    if (rc == TM_EPEER_MALFORMED && fault)
+        *fault = (tm_fault){.offset = (size_t)(p->c.ptr - terms.ptr), .what = p->what};
+    return rc;
 }
 
 int tm_control_parse(tm_bytes terms, bool versioned, const tm_walk_limits *limits,
@@ -265,9 +309,20 @@ int tm_control_parse(tm_bytes terms, bool versioned, const tm_walk_limits *limit
     *payload = (tm_bytes){0};
     parser p = {.c = tm_cursor_of(terms), .limits = limits, .alloc = alloc, .control = control};
     int rc = parse_message(&p, versioned, payload);
-    if (rc == TM_EPEER_MALFORMED && fault)
-        *fault = (tm_fault){.offset = (size_t)(p.c.ptr - terms.ptr), .what = p.what};
-    return rc;
+    return parse_end(&p, terms, rc, fault);
+}
+
+int tm_control_measure(tm_bytes terms, const tm_walk_limits *limits, const tm_alloc *alloc,
+                       size_t *len, tm_fault *fault)
+{
+    tm_control control;
+    memset(&control, 0, offsetof(tm_control, scratch));
+    control.scratch_used = 0;
+    parser p = {.c = tm_cursor_of(terms), .limits = limits, .alloc = alloc, .control = &control};
+    const operation *row;
+    int rc = parse_tuple(&p, &row);
+    *len = terms.len - tm_cursor_left(&p.c);
+    return parse_end(&p, terms, rc, fault);
 }
 
 /* -- write ------------------------------------------------------------------------------------- */

@@ -41,8 +41,9 @@ typedef struct tm_control_item {
     };
 } tm_control_item;
 
-/* One control message. All spans are borrowed from the frame or point into scratch: not to be
- * copied by assignment after a parse. What an operation does not have is zero. */
+/* One control message. All spans are borrowed from the frame and its atoms or point into the
+ * struct's own memory: not to be copied by assignment after a parse. What an operation does not
+ * have is zero. */
 typedef struct tm_control {
     uint8_t op;           /* canonical, enum tm_opcode */
     bool has_token;       /* token is set */
@@ -62,6 +63,7 @@ typedef struct tm_control {
     int64_t arity;
     tm_bytes options;       /* SPAWN_REQUEST: one term, not checked to be a list */
     tm_control_item result; /* SPAWN_REPLY: PID, or NAME for an error */
+    tm_buf written_out;     /* parsed: the terms that named atoms of the frame, without doing so */
     /* Latin-1 atoms in UTF-8: no operation has more than two atoms outside identifiers. */
     uint8_t scratch[2][TM_ATOM_BYTES_MAX];
     uint8_t scratch_used;
@@ -83,13 +85,24 @@ static inline void tm_control_init(tm_control *control, enum tm_opcode op)
  * version byte stands before the payload, as in pass-through frames. Fills *payload with the bytes
  * from the payload's tag on (bytes behind the payload included: the walk finds its end), empty for
  * an operation without one; what follows such an operation is ignored. limits and alloc serve the
- * terms inside the tuple.
+ * terms inside the tuple; the atoms of the frame are in limits, and of what is filled the payload
+ * alone refers to them.
  * 0, TM_CONTROL_UNKNOWN, TM_EPEER_MALFORMED (fault tells offset and reason), TM_EPEER_LIMIT
  * (well-formed and filled like for 0, but a term of the tuple is over a limit) or TM_ENOMEM. fault
- * may be NULL. */
+ * may be NULL. To be followed by tm_control_fini, whatever the answer. */
 TM_MUST_CHECK int tm_control_parse(tm_bytes terms, bool versioned, const tm_walk_limits *limits,
                                    const tm_alloc *alloc, tm_control *control, tm_bytes *payload,
                                    tm_fault *fault);
+/* Frees what a parse has needed memory for: terms with references to atoms, which are rare. */
+static inline void tm_control_fini(tm_control *control)
+{
+    if (control->written_out.ptr) tm_buf_fini(&control->written_out);
+}
+
+/* Bytes of the control message that terms start with: all of it must be there, the payload need not
+ * be. 0, TM_EPEER_MALFORMED with fault, or TM_ENOMEM. */
+TM_MUST_CHECK int tm_control_measure(tm_bytes terms, const tm_walk_limits *limits,
+                                     const tm_alloc *alloc, size_t *len, tm_fault *fault);
 
 /* Whether a payload follows this operation on a connection with these flags: always for messages
  * and spawn requests; for exits and downs only with EXIT_PAYLOAD, and then it is the reason. */

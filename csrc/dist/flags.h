@@ -30,6 +30,9 @@ static_assert(TM_DFLAGS_M25 == UINT64_C(0x1070f94), "the set that OTP 25 was see
 #define TM_DFLAGS_M26 (TM_DFLAGS_M25 | TM_DFLAG(UNLINK_ID) | TM_DFLAG(V4_NC))
 static_assert(TM_DFLAGS_M26 == UINT64_C(0x403070f94), "the set that OTP 28 was seen to demand");
 
+/* Either one gives every frame a distribution header instead of the pass-through byte. */
+#define TM_DFLAGS_HEADER (TM_DFLAG(DIST_HDR_ATOM_CACHE) | TM_DFLAG(FRAGMENTS))
+
 /* What we announce, without PUBLISHED, which is the node's option. One by one:
  *   M25, UNLINK_ID, V4_NC   without them OTP 26 and later refuse us; the codec knows all their tags
  *   MANDATORY_25_DIGEST     OTP sets it beside the bits it stands for; so do we
@@ -41,15 +44,18 @@ static_assert(TM_DFLAGS_M26 == UINT64_C(0x403070f94), "the set that OTP 28 was s
  *   EXIT_PAYLOAD            reasons travel as payload, walked like any message
  *   SPAWN                   erpc and rpc from OTP 25 on need it; each request is answered
  *   ALIAS                   without it the BEAM drops replies of gen_server calls in silence
- * Not announced, because their messages are not handled: DIST_HDR_ATOM_CACHE, FRAGMENTS (which
- * would also change the form of every frame), ALTACT_SIG. NAME_ME is set only when asking for a
- * name. */
+ *   ALTACT_SIG              OTP 28 then sends exits to aliases and tells priorities, which arrive as
+ *                           others
+ *   DIST_HDR_ATOM_CACHE     atoms are numbers on the wire; what we send has them in full
+ *   FRAGMENTS               large messages mix with small ones; with it or the one above every frame
+ *                           has a header
+ * NAME_ME is set only when asking for a name. */
 #define TM_DFLAGS_OURS                                                                             \
     (TM_DFLAGS_M26 | TM_DFLAG(MANDATORY_25_DIGEST) | TM_DFLAG(DIST_MONITOR) |                      \
      TM_DFLAG(DIST_MONITOR_NAME) | TM_DFLAG(UNICODE_IO) | TM_DFLAG(SMALL_ATOM_TAGS) |              \
      TM_DFLAG(SEND_SENDER) | TM_DFLAG(BIG_SEQTRACE_LABELS) | TM_DFLAG(EXIT_PAYLOAD) |              \
-     TM_DFLAG(SPAWN) | TM_DFLAG(ALIAS))
-static_assert(TM_DFLAGS_OURS == UINT64_C(0xd075f5fbc), "OTP 25's own set less 0, 13 and 23");
+     TM_DFLAG(SPAWN) | TM_DFLAG(ALIAS) | TM_DFLAG(ALTACT_SIG) | TM_DFLAGS_HEADER)
+static_assert(TM_DFLAGS_OURS == UINT64_C(0x2d07df7fbc), "OTP 28's own set less 0");
 
 /* Adds what MANDATORY_25_DIGEST stands for. */
 static inline uint64_t tm_flags_expand(uint64_t flags)

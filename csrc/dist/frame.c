@@ -10,16 +10,12 @@
 #define HEADER_FRAGMENT_FIRST 69
 #define HEADER_FRAGMENT_NEXT 70
 
-/* Flags that give every frame a distribution header instead of the pass-through byte. */
-#define HEADER_FLAGS (TM_DFLAG(DIST_HDR_ATOM_CACHE) | TM_DFLAG(FRAGMENTS))
-static_assert(!(TM_DFLAGS_OURS & HEADER_FLAGS), "the header form is never negotiated");
-
 /* -- in ---------------------------------------------------------------------------------------- */
 
 static void framer_invariants(const tm_framer *framer)
 {
-    TM_DCHECK(framer->have <= framer->cap);
-    TM_DCHECK(!framer->ptr == !framer->cap);
+    TM_DCHECK(!framer->have || framer->have + TM_FRAME_HEADROOM <= framer->memory.size);
+    TM_DCHECK(!framer->memory.ptr == !framer->memory.size);
     TM_DCHECK(framer->prefix_len <= PREFIX_SIZE);
     (void)framer;
 }
@@ -31,16 +27,12 @@ void tm_framer_init(tm_framer *framer, const tm_alloc *alloc, uint64_t bytes_max
 
 static void framer_release(tm_framer *framer)
 {
-    tm_alloc_free(framer->alloc, framer->ptr, framer->cap);
-    framer->ptr = NULL;
-    framer->have = framer->cap = 0;
+    tm_slab_free(framer->alloc, &framer->memory);
+    framer->have = 0;
     framer->handed_out = false;
 }
 
-void tm_framer_fini(tm_framer *framer)
-{
-    if (framer->ptr) framer_release(framer);
-}
+void tm_framer_fini(tm_framer *framer) { framer_release(framer); }
 
 static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
@@ -61,15 +53,17 @@ static int framer_prefix(tm_framer *framer, tm_bytes *input)
 static int framer_reserve(tm_framer *framer, size_t take)
 {
     size_t need = framer->have + take;
-    if (need <= framer->cap) return 0;
-    size_t cap = framer->cap ? framer->cap * 2 : (size_t)TM_FRAMER_FIRST_BYTES;
+    size_t cap = framer->memory.size ? framer->memory.size - TM_FRAME_HEADROOM : 0;
+    if (need <= cap) return 0;
+    cap = cap ? cap * 2 : (size_t)TM_FRAMER_FIRST_BYTES;
     if (cap < need) cap = need;
     cap = smaller(cap, framer->len);
-    uint8_t *ptr = framer->alloc->resize(framer->alloc->ctx, framer->ptr, framer->cap, cap);
-    if (!ptr) return TM_ENOMEM;
-    framer->ptr = ptr;
-    framer->cap = cap;
-    return 0;
+    return tm_slab_resize(framer->alloc, &framer->memory, TM_FRAME_HEADROOM + cap);
+}
+
+static uint8_t *framer_bytes(const tm_framer *framer)
+{
+    return framer->memory.ptr + TM_FRAME_HEADROOM;
 }
 
 /* Gathers the part of the frame that is in the input. */
@@ -82,7 +76,7 @@ static int framer_gather(tm_framer *framer, tm_bytes *input)
 #endif
     int rc = framer_reserve(framer, take);
     if (rc) return rc;
-    memcpy(framer->ptr + framer->have, input->ptr, take);
+    memcpy(framer_bytes(framer) + framer->have, input->ptr, take);
     framer->have += take;
     input->ptr += take;
     input->len -= take;
@@ -104,7 +98,7 @@ static int framer_step(tm_framer *framer, tm_bytes *input, tm_frame *frame)
     } else {
         int rc = framer_gather(framer, input);
         if (rc) return rc;
-        frame->body = tm_bytes_of(framer->ptr, framer->len);
+        frame->body = tm_bytes_of(framer_bytes(framer), framer->len);
         framer->handed_out = true;
     }
     framer->prefix_len = 0;
@@ -113,9 +107,10 @@ static int framer_step(tm_framer *framer, tm_bytes *input, tm_frame *frame)
 
 int tm_framer_feed(tm_framer *framer, tm_bytes *input, tm_frame *frame)
 {
+    /* Its memory may have been taken. */
+    if (framer->handed_out) framer_release(framer);
     framer_invariants(framer);
     *frame = (tm_frame){0};
-    if (framer->handed_out) framer_release(framer);
     if (framer->rc) {
         frame->len = framer->len;
         return framer->rc;
@@ -135,39 +130,99 @@ static int frame_wrong(tm_fault *fault, size_t offset, const char *what)
     return TM_EPEER_MALFORMED;
 }
 
+static int open_pass_through(tm_cursor *c, tm_frame_terms *terms, tm_fault *fault)
+{
+    uint8_t version = c->ptr[1];
+    if (version == HEADER_NORMAL || version == HEADER_FRAGMENT_FIRST ||
+        version == HEADER_FRAGMENT_NEXT)
+        if (*c->ptr == TM_ETF_VERSION)
+            return frame_wrong(fault, 1, "a distribution header was not negotiated");
+    if (*c->ptr != PASS_THROUGH) return frame_wrong(fault, 0, "an unknown form of frame");
+    if (version != TM_ETF_VERSION)
+        return frame_wrong(fault, 1, "no version byte before the control message");
+    c->ptr += 2;
+    terms->versioned = true;
+    return 0;
+}
+
+/* The numbers of a fragment. A message in one fragment is a whole one. */
+static int open_fragment(tm_cursor *c, bool first, tm_frame_terms *terms, tm_fault *fault)
+{
+    if (tm_cursor_u64(c, &terms->sequence) || tm_cursor_u64(c, &terms->fragment))
+        return frame_wrong(fault, 2, "the header of a fragment is cut off");
+    if (!terms->fragment) return frame_wrong(fault, 10, "a fragment with number 0");
+    if (!first)
+        terms->kind = TM_FRAME_FRAGMENT_NEXT;
+    else if (terms->fragment > 1)
+        terms->kind = TM_FRAME_FRAGMENT_FIRST;
+    return 0;
+}
+
+static int open_header(uint64_t flags, tm_cursor *c, tm_frame_terms *terms, tm_fault *fault)
+{
+    uint8_t form = c->ptr[1];
+    bool fragment = form == HEADER_FRAGMENT_FIRST || form == HEADER_FRAGMENT_NEXT;
+    if (*c->ptr == PASS_THROUGH)
+        return frame_wrong(fault, 0, "no distribution header, which was negotiated");
+    if (*c->ptr != TM_ETF_VERSION || (form != HEADER_NORMAL && !fragment))
+        return frame_wrong(fault, 0, "an unknown form of frame");
+    if (fragment && !(flags & TM_DFLAG(FRAGMENTS)))
+        return frame_wrong(fault, 1, "fragments were not negotiated");
+    const uint8_t *start = c->ptr;
+    c->ptr += 2;
+    int rc = fragment ? open_fragment(c, form == HEADER_FRAGMENT_FIRST, terms, fault) : 0;
+    if (rc || form == HEADER_FRAGMENT_NEXT) return rc;
+    terms->has_atoms = flags & TM_DFLAG(DIST_HDR_ATOM_CACHE);
+    if (terms->has_atoms) return 0;
+    uint8_t count;
+    size_t at = (size_t)(c->ptr - start);
+    if (tm_cursor_u8(c, &count))
+        return frame_wrong(fault, at, "the distribution header is cut off");
+    return count ? frame_wrong(fault, at, "an atom cache was not negotiated") : 0;
+}
+
 int tm_frame_open(uint64_t flags, tm_bytes body, tm_frame_terms *terms, tm_fault *fault)
 {
     *terms = (tm_frame_terms){0};
     tm_cursor c = tm_cursor_of(body);
-    uint8_t form, second;
-    if (flags & HEADER_FLAGS) return TM_EUSE_ARG;
-    if (tm_cursor_u8(&c, &form) || tm_cursor_u8(&c, &second))
-        return frame_wrong(fault, body.len, "a frame too short to hold a message");
-    if (form == TM_ETF_VERSION && (second == HEADER_NORMAL || second == HEADER_FRAGMENT_FIRST ||
-                                   second == HEADER_FRAGMENT_NEXT))
-        return frame_wrong(fault, 1, "a distribution header was not negotiated");
-    if (form != PASS_THROUGH) return frame_wrong(fault, 0, "an unknown form of frame");
-    if (second != TM_ETF_VERSION)
-        return frame_wrong(fault, 1, "no version byte before the control message");
-    *terms = (tm_frame_terms){.bytes = tm_bytes_of(c.ptr, tm_cursor_left(&c)), .versioned = true};
-    return 0;
+    if (body.len < 2) return frame_wrong(fault, body.len, "a frame too short to hold a message");
+    int rc = flags & TM_DFLAGS_HEADER ? open_header(flags, &c, terms, fault)
+                                      : open_pass_through(&c, terms, fault);
+    if (!rc) terms->bytes = tm_bytes_of(c.ptr, tm_cursor_left(&c));
+    return rc;
+}
+
+int tm_frame_atoms(tm_atom_cache *cache, tm_bytes body, tm_frame_terms *terms,
+                   tm_atom_header *header, tm_fault *fault)
+{
+    tm_atom_header_init(header);
+    if (!terms->has_atoms) return 0;
+    tm_cursor c = tm_cursor_of(terms->bytes);
+    const char *what = NULL;
+    int rc = tm_atom_cache_read(cache, &c, header, &what);
+    if (rc && fault) *fault = (tm_fault){.offset = (size_t)(c.ptr - body.ptr), .what = what};
+    if (!rc) terms->bytes = tm_bytes_of(c.ptr, tm_cursor_left(&c));
+    return rc;
 }
 
 /* -- out --------------------------------------------------------------------------------------- */
 
 static const uint8_t version_byte = TM_ETF_VERSION;
 
-/* Appends length, form byte, control message, and the version byte of a payload that follows. */
+/* Appends the length, the head of the form that the flags fix, the control message, and in
+ * pass-through form the version byte of a payload that follows. The header refers to no atom. */
 static int frame_head(tm_buf *out, uint64_t flags, const tm_control *control, bool payload,
                       size_t payload_len)
 {
-    static const uint8_t head[] = {0, 0, 0, 0, PASS_THROUGH, TM_ETF_VERSION};
-    if (flags & HEADER_FLAGS) return TM_EUSE_ARG;
+    static const uint8_t pass[] = {0, 0, 0, 0, PASS_THROUGH, TM_ETF_VERSION};
+    static const uint8_t header[] = {0, 0, 0, 0, TM_ETF_VERSION, HEADER_NORMAL, 0};
+    bool headed = flags & TM_DFLAGS_HEADER;
     if (payload && !payload_len) return TM_EUSE_ARG;
     size_t start = out->len;
-    int rc = tm_buf_append(out, head, sizeof head);
+    int rc =
+        headed ? tm_buf_append(out, header, sizeof header) : tm_buf_append(out, pass, sizeof pass);
     if (!rc) rc = tm_control_write(out, flags, control);
-    if (!rc && payload) rc = tm_buf_append(out, &version_byte, 1);
+    if (!rc && payload && !headed) rc = tm_buf_append(out, &version_byte, 1);
     size_t len = out->len - start - PREFIX_SIZE;
     if (!rc && payload_len > TM_MESSAGE_BYTES_MAX - len) rc = TM_EUSE_LIMIT;
     if (rc)

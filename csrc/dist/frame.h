@@ -2,11 +2,14 @@
  *
  * The framer cuts the stream. A frame that lies whole in the input is handed out in place; only a
  * partial one is gathered in memory of the framer, which grows with the bytes that came and never
- * by the length that was promised, and which is given back when the frame is done. tm_frame_open
- * then finds the terms in a frame, in the form that the flags of the connection fix. Pure. */
+ * by the length that was promised, and which is given back when the frame is done, or taken over by
+ * whoever wants to keep it. tm_frame_open then finds the terms in a frame, in the form that the
+ * flags of the connection fix, and tm_frame_atoms the atoms that they refer to. Pure. */
 #ifndef TM_DIST_FRAME_H
 #define TM_DIST_FRAME_H
 
+#include "../base/slab.h"
+#include "atom_cache.h"
 #include "control.h"
 
 /* -- in ---------------------------------------------------------------------------------------- */
@@ -24,9 +27,9 @@ typedef struct tm_framer {
     bool handed_out; /* the gathered frame was given to the caller; freed by the next call */
     int rc;          /* why the stream ended, or 0 */
     uint32_t len;    /* of the frame that is being gathered */
-    uint8_t *ptr;    /* the gathered part; NULL while none is */
-    size_t have;
-    size_t cap;
+    tm_slab
+        memory;  /* the gathered part, TM_FRAME_HEADROOM bytes in; ptr NULL while there is none */
+    size_t have; /* of the frame, gathered */
 } tm_framer;
 
 void tm_framer_init(tm_framer *framer, const tm_alloc *alloc, uint64_t bytes_max);
@@ -38,19 +41,41 @@ void tm_framer_fini(tm_framer *framer);
  * stored) and TM_ENOMEM end the stream: every later call answers the same. */
 TM_MUST_CHECK int tm_framer_feed(tm_framer *framer, tm_bytes *input, tm_frame *frame);
 
-/* Memory held now, bytes: at most TM_FRAMER_FIRST_BYTES or twice what came of the frame. */
-static inline size_t tm_framer_held(const tm_framer *framer) { return framer->cap; }
+/* Memory held now, bytes: TM_FRAME_HEADROOM, and TM_FRAMER_FIRST_BYTES or twice what came of the
+ * frame at most. */
+static inline size_t tm_framer_held(const tm_framer *framer) { return framer->memory.size; }
+
+/* The memory of the frame that was handed out last, to be taken with tm_slab_take, or left: its
+ * body starts TM_FRAME_HEADROOM bytes in. NULL for a frame that lay in the input. */
+static inline tm_slab *tm_framer_memory(tm_framer *framer)
+{
+    return framer->handed_out ? &framer->memory : NULL;
+}
 
 /* What a frame carries. */
+enum tm_frame_kind {
+    TM_FRAME_WHOLE,          /* a message */
+    TM_FRAME_FRAGMENT_FIRST, /* its beginning: the control message at least; never the only one */
+    TM_FRAME_FRAGMENT_NEXT,  /* more of it: bytes without a meaning of their own */
+};
+
 typedef struct tm_frame_terms {
-    tm_bytes bytes; /* control message, then the payload */
-    bool versioned; /* a version byte before the payload */
+    tm_bytes bytes; /* WHOLE, FIRST: control message, then the payload; NEXT: more payload */
+    enum tm_frame_kind kind;
+    bool versioned;    /* a version byte before the payload */
+    bool has_atoms;    /* the bytes start with the list of atoms: tm_frame_atoms comes next */
+    uint64_t sequence; /* FIRST, NEXT: which message */
+    uint64_t fragment; /* FIRST, NEXT: its number, counting down to 1 */
 } tm_frame_terms;
 
 /* Finds the terms in the body of a frame that is no tick. flags: those of the connection; they fix
- * the one legal form. 0, or TM_EPEER_MALFORMED with fault (which may be NULL). */
+ * the legal forms. 0, or TM_EPEER_MALFORMED with fault (which may be NULL). */
 TM_MUST_CHECK int tm_frame_open(uint64_t flags, tm_bytes body, tm_frame_terms *terms,
                                 tm_fault *fault);
+/* The list of atoms of a frame that has one: reads it, and lets terms->bytes start behind it. For
+ * other frames header is empty then. Errors as tm_atom_cache_read, with fault. */
+TM_MUST_CHECK int tm_frame_atoms(tm_atom_cache *cache, tm_bytes body, tm_frame_terms *terms,
+                                 tm_atom_header *header, tm_fault *fault);
 
 /* -- out --------------------------------------------------------------------------------------- */
 

@@ -9,6 +9,9 @@
 #include "dist_test.h"
 #include "frame.h"
 
+/* Frames in pass-through form. */
+#define PLAIN (TM_DFLAGS_OURS & ~TM_DFLAGS_HEADER)
+
 /* -- scaffolding ------------------------------------------------------------------------------- */
 
 /* Around the sizes where the framer changes its mind: a tick, the first memory, its doubles. */
@@ -168,12 +171,13 @@ static void memory_follows_what_came_not_what_was_promised(void **state)
     reader_feed(&r, prefix, 4);
     assert_int_equal(tm_framer_held(&r.framer), 0);
     reader_feed(&r, chunk, 1);
-    assert_int_equal(tm_framer_held(&r.framer), TM_FRAMER_FIRST_BYTES);
+    assert_int_equal(tm_framer_held(&r.framer), TM_FRAMER_FIRST_BYTES + TM_FRAME_HEADROOM);
     size_t fed = 1;
     while (fed < 4 * TM_MIB) {
         reader_feed(&r, chunk, 65536);
         fed += 65536;
-        assert_true(tm_framer_held(&r.framer) <= 2 * fed + TM_FRAMER_FIRST_BYTES);
+        assert_true(tm_framer_held(&r.framer) <=
+                    2 * fed + TM_FRAMER_FIRST_BYTES + TM_FRAME_HEADROOM);
     }
     reader_fini(&r);
     free(chunk);
@@ -185,12 +189,12 @@ static void small_partial_frame_holds_its_own_size(void **state)
     reader r;
     reader_init(&r, TM_MESSAGE_BYTES_DEFAULT);
     reader_feed(&r, (const uint8_t *)"\0\0\0\7abc", 7);
-    assert_int_equal(tm_framer_held(&r.framer), 7);
+    assert_int_equal(tm_framer_held(&r.framer), 7 + TM_FRAME_HEADROOM);
     tm_bytes input = TM_BYTES("defg\0\0\0\1x");
     tm_frame frame;
     assert_int_equal(tm_framer_feed(&r.framer, &input, &frame), 0);
     assert_true(tm_bytes_equal(frame.body, TM_BYTES("abcdefg")));
-    assert_int_equal(tm_framer_held(&r.framer), 7); /* still lent */
+    assert_int_equal(tm_framer_held(&r.framer), 7 + TM_FRAME_HEADROOM); /* still lent */
     assert_int_equal(tm_framer_feed(&r.framer, &input, &frame), 0);
     assert_true(tm_bytes_equal(frame.body, TM_BYTES("x")));
     assert_int_equal(tm_framer_held(&r.framer), 0);
@@ -294,33 +298,72 @@ static void only_the_pass_through_form_is_opened(void **state)
         tm_frame_terms terms;
         tm_fault fault = {0};
         tm_bytes body = tm_bytes_of(bad[i].bytes, bad[i].len);
-        assert_int_equal(tm_frame_open(TM_DFLAGS_OURS, body, &terms, &fault), TM_EPEER_MALFORMED);
+        assert_int_equal(tm_frame_open(PLAIN, body, &terms, &fault), TM_EPEER_MALFORMED);
         assert_string_equal(fault.what, bad[i].what);
         assert_int_equal(fault.offset, bad[i].offset);
-        assert_int_equal(tm_frame_open(TM_DFLAGS_OURS, body, &terms, NULL), TM_EPEER_MALFORMED);
+        assert_int_equal(tm_frame_open(PLAIN, body, &terms, NULL), TM_EPEER_MALFORMED);
     }
     tm_frame_terms terms;
-    assert_int_equal(tm_frame_open(TM_DFLAGS_OURS, TM_BYTES("p\203h\1a\1"), &terms, NULL), 0);
+    assert_int_equal(tm_frame_open(PLAIN, TM_BYTES("p\203h\1a\1"), &terms, NULL), 0);
     assert_true(terms.versioned);
     assert_true(tm_bytes_equal(terms.bytes, TM_BYTES("h\1a\1")));
 }
 
-static void forms_that_are_never_negotiated_are_the_callers_mistake(void **state)
+static const uint64_t header_flags[] = {PLAIN | TM_DFLAG(DIST_HDR_ATOM_CACHE),
+                                        PLAIN | TM_DFLAG(FRAGMENTS)};
+
+/* With the list of atoms, if there is one. */
+static int open_frame(uint64_t flags, tm_bytes body, tm_frame_terms *terms, tm_fault *fault)
+{
+    static const uint64_t seed[2] = {1, 2};
+    test_alloc memory;
+    test_alloc_init(&memory, SIZE_MAX);
+    tm_atom_pool pool;
+    tm_atom_cache cache;
+    tm_atom_header header;
+    tm_atom_pool_init(&pool, &memory.alloc, seed);
+    tm_atom_cache_init(&cache, &pool);
+    int rc = tm_frame_open(flags, body, terms, fault);
+    if (!rc) rc = tm_frame_atoms(&cache, body, terms, &header, fault);
+    if (!rc) tm_atom_header_done(&cache, &header);
+    tm_atom_cache_fini(&cache);
+    assert_int_equal(memory.stats.bytes, 0);
+    return rc;
+}
+
+static void either_flag_makes_the_header_the_only_form(void **state)
 {
     (void)state;
-    static const uint64_t flags[] = {TM_DFLAG(DIST_HDR_ATOM_CACHE), TM_DFLAG(FRAGMENTS)};
-    for (size_t i = 0; i < 2; i++) {
+    const struct {
+        const char *bytes;
+        size_t len;
+        const char *what;
+        size_t offset;
+    } bad[] = {
+        {"", 0, "a frame too short to hold a message", 0},
+        {"\203", 1, "a frame too short to hold a message", 1},
+        {"\203D", 2, "the distribution header is cut off", 2},
+        {"\203G\0", 3, "an unknown form of frame", 0},
+        {"p\203h\1a\1", 6, "no distribution header, which was negotiated", 0},
+        {"\203h\1a\1", 5, "an unknown form of frame", 0},
+        {"h\1a\1", 4, "an unknown form of frame", 0},
+        {"\204D\0h\1a\1", 7, "an unknown form of frame", 0},
+    };
+    for (size_t f = 0; f < 2; f++) {
+        for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+            tm_frame_terms terms;
+            tm_fault fault = {0};
+            tm_bytes body = tm_bytes_of(bad[i].bytes, bad[i].len);
+            assert_int_equal(open_frame(header_flags[f], body, &terms, &fault), TM_EPEER_MALFORMED);
+            assert_string_equal(fault.what, bad[i].what);
+            assert_int_equal(fault.offset, bad[i].offset);
+        }
         tm_frame_terms terms;
-        test_alloc memory;
-        test_alloc_init(&memory, SIZE_MAX);
-        tm_buf out;
-        tm_buf_init(&out, &memory.alloc, 0);
-        tm_control control;
-        tm_control_init(&control, TM_OP_LINK);
-        assert_int_equal(tm_frame_open(flags[i], TM_BYTES("p\203h\1a\1"), &terms, NULL),
-                         TM_EUSE_ARG);
-        assert_int_equal(tm_frame_write(&out, flags[i], &control, (tm_bytes){0}), TM_EUSE_ARG);
-        assert_int_equal(memory.bytes_peak, 0);
+        tm_bytes body = TM_BYTES("\203D\0h\1a\1");
+        assert_int_equal(open_frame(header_flags[f], body, &terms, NULL), 0);
+        assert_false(terms.versioned);
+        assert_int_equal(terms.kind, TM_FRAME_WHOLE);
+        assert_true(tm_bytes_equal(terms.bytes, TM_BYTES("h\1a\1")));
     }
 }
 
@@ -333,6 +376,111 @@ static tm_control control_of(enum tm_opcode op)
     tm_pid pid = {.node = TM_BYTES("a@b"), .id = 1, .creation = 9};
     control.from = control.to = (tm_control_item){.kind = TM_ITEM_PID, .pid = pid};
     return control;
+}
+
+static void atoms_need_the_cache_and_fragments_their_flag(void **state)
+{
+    (void)state;
+    tm_bytes atoms = TM_BYTES("\203D\1\10\5\2okh\1a\1");
+    tm_bytes fragment = TM_BYTES("\203E\0\0\0\0\0\0\0\7\0\0\0\0\0\0\0\2\0h\1a\1");
+    tm_bytes more = TM_BYTES("\203F\0\0\0\0\0\0\0\7\0\0\0\0\0\0\0\1xyz");
+    tm_frame_terms terms;
+    tm_fault fault = {0};
+    uint64_t cache = header_flags[0], fragments = header_flags[1];
+    assert_int_equal(open_frame(cache, atoms, &terms, &fault), 0);
+    assert_true(tm_bytes_equal(terms.bytes, TM_BYTES("h\1a\1")));
+    assert_int_equal(open_frame(fragments, atoms, &terms, &fault), TM_EPEER_MALFORMED);
+    assert_string_equal(fault.what, "an atom cache was not negotiated");
+    assert_int_equal(fault.offset, 2);
+    assert_int_equal(open_frame(cache, fragment, &terms, &fault), TM_EPEER_MALFORMED);
+    assert_int_equal(open_frame(cache, more, &terms, &fault), TM_EPEER_MALFORMED);
+    assert_string_equal(fault.what, "fragments were not negotiated");
+    for (int both = 0; both < 2; both++) {
+        uint64_t flags = fragments | (both ? cache : 0);
+        assert_int_equal(open_frame(flags, fragment, &terms, &fault), 0);
+        assert_int_equal(terms.kind, TM_FRAME_FRAGMENT_FIRST);
+        assert_int_equal(terms.sequence, 7);
+        assert_int_equal(terms.fragment, 2);
+        assert_true(tm_bytes_equal(terms.bytes, TM_BYTES("h\1a\1")));
+        assert_int_equal(open_frame(flags, more, &terms, &fault), 0);
+        assert_int_equal(terms.kind, TM_FRAME_FRAGMENT_NEXT);
+        assert_int_equal(terms.fragment, 1);
+        assert_true(tm_bytes_equal(terms.bytes, TM_BYTES("xyz")));
+        for (size_t cut = 2; cut < 18; cut++) {
+            tm_bytes part = tm_bytes_of(more.ptr, cut);
+            assert_int_equal(open_frame(flags, part, &terms, &fault), TM_EPEER_MALFORMED);
+            part = tm_bytes_of(fragment.ptr, cut + 1);
+            assert_int_equal(open_frame(flags, part, &terms, &fault),
+                             cut + 1 < 19 ? TM_EPEER_MALFORMED : 0);
+        }
+    }
+}
+
+static void message_in_a_single_fragment_is_a_whole_one(void **state)
+{
+    (void)state;
+    tm_frame_terms terms;
+    tm_fault fault = {0};
+    tm_bytes one = TM_BYTES("\203E\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\1\0h\1a\1");
+    tm_bytes none = TM_BYTES("\203E\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\0\0h\1a\1");
+    assert_int_equal(open_frame(header_flags[1], one, &terms, &fault), 0);
+    assert_int_equal(terms.kind, TM_FRAME_WHOLE);
+    assert_int_equal(open_frame(header_flags[1], none, &terms, &fault), TM_EPEER_MALFORMED);
+    assert_string_equal(fault.what, "a fragment with number 0");
+}
+
+static void memory_of_a_gathered_frame_can_be_taken(void **state)
+{
+    (void)state;
+    reader r;
+    reader_init(&r, TM_MESSAGE_BYTES_DEFAULT);
+    tm_bytes input = TM_BYTES("\0\0\0\3abc\0\0\0\6de");
+    tm_frame frame;
+    assert_int_equal(tm_framer_feed(&r.framer, &input, &frame), 0);
+    assert_null(tm_framer_memory(&r.framer)); /* it lay in the input */
+    assert_int_equal(tm_framer_feed(&r.framer, &input, &frame), TM_NEED_DATA);
+    assert_null(tm_framer_memory(&r.framer)); /* nor is half a frame anybody's */
+    input = TM_BYTES("fghi\0\0\0\1x\0\0\0\2y");
+    assert_int_equal(tm_framer_feed(&r.framer, &input, &frame), 0);
+    tm_slab *memory = tm_framer_memory(&r.framer);
+    assert_ptr_equal(memory->ptr + TM_FRAME_HEADROOM, frame.body.ptr);
+    tm_slab taken = tm_slab_take(memory);
+    assert_int_equal(tm_framer_held(&r.framer), 0);
+    assert_int_equal(tm_framer_feed(&r.framer, &input, &frame), 0);
+    assert_true(tm_bytes_equal(frame.body, TM_BYTES("x")));
+    assert_int_equal(tm_framer_feed(&r.framer, &input, &frame), TM_NEED_DATA);
+    assert_memory_equal(taken.ptr + TM_FRAME_HEADROOM, "defghi", 6);
+    tm_slab_free(&r.memory.alloc, &taken);
+    reader_fini(&r);
+}
+
+static void with_a_header_no_version_byte_is_written_before_the_terms(void **state)
+{
+    (void)state;
+    test_alloc memory;
+    test_alloc_init(&memory, SIZE_MAX);
+    tm_control send = control_of(TM_OP_SEND);
+    tm_bytes payload = TM_BYTES("m\0\0\0\3abc");
+    for (size_t f = 0; f < 2; f++) {
+        tm_buf out, head, tuple;
+        tm_buf_init(&out, &memory.alloc, 0);
+        tm_buf_init(&head, &memory.alloc, 0);
+        tm_buf_init(&tuple, &memory.alloc, 0);
+        assert_int_equal(tm_frame_write(&out, header_flags[f], &send, payload), 0);
+        assert_int_equal(tm_frame_write_head(&head, header_flags[f], &send, payload.len), 0);
+        assert_int_equal(tm_control_write(&tuple, header_flags[f], &send), 0);
+        size_t body = 3 + tuple.len + payload.len;
+        assert_int_equal(tm_load_u32(out.ptr), body);
+        assert_int_equal(out.len, 4 + body);
+        assert_memory_equal(out.ptr + 4, "\203D\0", 3);
+        assert_memory_equal(out.ptr + 7, tuple.ptr, tuple.len);
+        assert_memory_equal(out.ptr + 7 + tuple.len, payload.ptr, payload.len);
+        assert_true(tm_bytes_equal(tm_buf_bytes(&head), tm_bytes_of(out.ptr, 7 + tuple.len)));
+        tm_buf_fini(&out);
+        tm_buf_fini(&head);
+        tm_buf_fini(&tuple);
+    }
+    assert_int_equal(memory.stats.bytes, 0);
 }
 
 static void head_with_a_lent_payload_equals_the_whole_frame(void **state)
@@ -350,8 +498,8 @@ static void head_with_a_lent_payload_equals_the_whole_frame(void **state)
         tm_control control = control_of(ops[i]);
         if (ops[i] == TM_OP_EXIT) control.reason = payload;
         tm_bytes apart = ops[i] == TM_OP_EXIT ? (tm_bytes){0} : payload;
-        assert_int_equal(tm_frame_write(&whole, TM_DFLAGS_OURS, &control, apart), 0);
-        assert_int_equal(tm_frame_write_head(&head, TM_DFLAGS_OURS, &control, payload.len), 0);
+        assert_int_equal(tm_frame_write(&whole, PLAIN, &control, apart), 0);
+        assert_int_equal(tm_frame_write_head(&head, PLAIN, &control, payload.len), 0);
         assert_int_equal(tm_buf_append(&head, payload.ptr, payload.len), 0);
         assert_true(tm_bytes_equal(tm_buf_bytes(&whole), tm_bytes_of(head.ptr + 3, head.len - 3)));
         tm_buf_fini(&whole);
@@ -370,7 +518,7 @@ static void payload_where_none_belongs_or_missing_is_refused(void **state)
     tm_bytes payload = TM_BYTES("j"), none = {0};
     tm_control link = control_of(TM_OP_LINK), send = control_of(TM_OP_SEND);
     tm_control exits = control_of(TM_OP_EXIT), spawn = control_of(TM_OP_SPAWN_REQUEST);
-    uint64_t ours = TM_DFLAGS_OURS, old = TM_DFLAGS_M25;
+    uint64_t ours = PLAIN, old = TM_DFLAGS_M25;
     assert_int_equal(tm_frame_write(&out, ours, &link, payload), TM_EUSE_ARG);
     assert_int_equal(tm_frame_write(&out, ours, &send, none), TM_EUSE_ARG);
     assert_int_equal(tm_frame_write(&out, ours, &exits, none), TM_EUSE_ARG); /* no reason */
@@ -394,12 +542,11 @@ static void payload_above_the_hard_limit_is_refused(void **state)
     tm_buf out;
     tm_buf_init(&out, &memory.alloc, 0);
     tm_control send = control_of(TM_OP_SEND);
-    assert_int_equal(tm_frame_write_head(&out, TM_DFLAGS_OURS, &send, SIZE_MAX), TM_EUSE_LIMIT);
-    assert_int_equal(tm_frame_write_head(&out, TM_DFLAGS_OURS, &send, TM_MESSAGE_BYTES_MAX),
-                     TM_EUSE_LIMIT);
+    assert_int_equal(tm_frame_write_head(&out, PLAIN, &send, SIZE_MAX), TM_EUSE_LIMIT);
+    assert_int_equal(tm_frame_write_head(&out, PLAIN, &send, TM_MESSAGE_BYTES_MAX), TM_EUSE_LIMIT);
     assert_int_equal(out.len, 0);
     size_t fits = TM_MESSAGE_BYTES_MAX - 100;
-    assert_int_equal(tm_frame_write_head(&out, TM_DFLAGS_OURS, &send, fits), 0);
+    assert_int_equal(tm_frame_write_head(&out, PLAIN, &send, fits), 0);
     assert_int_equal(tm_load_u32(out.ptr), out.len - 4 + fits);
     tm_buf_fini(&out);
 }
@@ -414,7 +561,7 @@ static void failed_frame_leaves_the_buffer_as_it_was(void **state)
         tm_buf out;
         tm_buf_init(&out, &memory.alloc, max);
         assert_int_equal(tm_buf_append(&out, "x", 1), 0);
-        int rc = tm_frame_write(&out, TM_DFLAGS_OURS, &send, TM_BYTES("m\0\0\0\3abc"));
+        int rc = tm_frame_write(&out, PLAIN, &send, TM_BYTES("m\0\0\0\3abc"));
         assert_int_equal(out.len > 1, rc == 0);
         tm_buf_fini(&out);
         if (!rc) break;
@@ -423,7 +570,7 @@ static void failed_frame_leaves_the_buffer_as_it_was(void **state)
     tm_buf out;
     test_alloc_init(&memory, 0);
     tm_buf_init(&out, &memory.alloc, 0);
-    assert_int_equal(tm_frame_write(&out, TM_DFLAGS_OURS, &send, TM_BYTES("j")), TM_ENOMEM);
+    assert_int_equal(tm_frame_write(&out, PLAIN, &send, TM_BYTES("j")), TM_ENOMEM);
 }
 
 #define TEST(name) cmocka_unit_test(name)
@@ -441,7 +588,11 @@ int main(void)
         TEST(length_over_the_limit_is_refused_before_its_body),
         TEST(limit_itself_is_accepted_and_may_change_between_frames),
         TEST(only_the_pass_through_form_is_opened),
-        TEST(forms_that_are_never_negotiated_are_the_callers_mistake),
+        TEST(either_flag_makes_the_header_the_only_form),
+        TEST(atoms_need_the_cache_and_fragments_their_flag),
+        TEST(message_in_a_single_fragment_is_a_whole_one),
+        TEST(memory_of_a_gathered_frame_can_be_taken),
+        TEST(with_a_header_no_version_byte_is_written_before_the_terms),
         TEST(head_with_a_lent_payload_equals_the_whole_frame),
         TEST(payload_where_none_belongs_or_missing_is_refused),
         TEST(payload_above_the_hard_limit_is_refused),

@@ -63,14 +63,15 @@ bool tm_ref_equal(const tm_ref *a, const tm_ref *b);
 /* -- walk -------------------------------------------------------------------------------------- */
 
 typedef struct tm_walk_limits {
-    uint32_t depth_max;         /* levels; a term without parts has depth 0; <= TM_DEPTH_MAX */
-    uint32_t big_bytes_max;     /* digits of a big integer, bytes */
-    uint64_t decoded_bytes_max; /* estimate of the objects that a consumer would build, bytes */
-    uint32_t cache_refs;        /* ATOM_CACHE_REF indices below this are legal; 0 outside frames */
+    uint32_t depth_max;          /* levels; a term without parts has depth 0; <= TM_DEPTH_MAX */
+    uint32_t big_bytes_max;      /* digits of a big integer, bytes */
+    uint64_t decoded_bytes_max;  /* estimate of the objects that a consumer would build, bytes */
+    uint32_t cache_refs;         /* ATOM_CACHE_REF indices below this are legal; 0 outside frames */
+    const tm_bytes *cache_atoms; /* what they stand for, UTF-8; of cache_refs elements */
 } tm_walk_limits;
 
 #define TM_WALK_LIMITS_DEFAULT                                                                     \
-    ((tm_walk_limits){TM_DEPTH_DEFAULT, TM_BIG_BYTES_DEFAULT, TM_DECODED_BYTES_DEFAULT, 0})
+    ((tm_walk_limits){TM_DEPTH_DEFAULT, TM_BIG_BYTES_DEFAULT, TM_DECODED_BYTES_DEFAULT, 0, NULL})
 
 /* How deep an error path is remembered; longer ones show the outermost levels. */
 #define TM_WALK_PATH_MAX 16
@@ -84,11 +85,23 @@ typedef struct tm_walk_step {
     size_t offset; /* of the container's tag */
 } tm_walk_step;
 
+/* References of which the walk remembers where they are: small messages have no more, and larger
+ * ones can be scanned once more. */
+#define TM_WALK_REFS_MAX 32
+
+/* The ATOM_CACHE_REFs of a term. */
+typedef struct tm_walk_refs {
+    size_t count;
+    size_t growth;                 /* of the term when they are written out, bytes */
+    uint32_t at[TM_WALK_REFS_MAX]; /* offsets of the first ones, ascending */
+} tm_walk_refs;
+
 typedef struct tm_walk_result {
     /* 0 and TM_EPEER_LIMIT: */
     size_t len;             /* bytes of the term */
     uint64_t decoded_bytes; /* estimate */
     uint32_t depth;         /* deepest level, counted up to depth_max + 1 */
+    tm_walk_refs refs;
     /* errors: */
     uint32_t path_len; /* levels of the true path; the first TM_WALK_PATH_MAX are kept */
     size_t offset;     /* of the tag or field that is wrong, or the first that is over a limit */
@@ -110,7 +123,8 @@ TM_MUST_CHECK int tm_etf_walk(tm_bytes bytes, const tm_walk_limits *limits, cons
 
 /* -- reader: each advances the cursor past one term, or leaves it and answers TM_NEED_DATA or
  *    TM_EPEER_MALFORMED (another kind of term, or not well-formed). They check everything, so the
- *    bytes need no walk before; atom-cache references are not theirs: expand first ------------- */
+ *    bytes need no walk before; atom-cache references are read by those that are given the atoms
+ *    of the frame, in the limits --------------------------------------------------------------- */
 
 TM_MUST_CHECK int tm_etf_read_atom(tm_cursor *c, tm_atom *atom);
 /* An atom in UTF-8: latin1 text is transcoded into scratch (TM_ATOM_BYTES_MAX bytes). */
@@ -119,6 +133,11 @@ TM_MUST_CHECK int tm_etf_read_atom_utf8(tm_cursor *c, uint8_t *scratch, tm_bytes
  * UTF-8, and no node sends it. */
 TM_MUST_CHECK int tm_etf_read_pid(tm_cursor *c, tm_pid *pid);
 TM_MUST_CHECK int tm_etf_read_ref(tm_cursor *c, tm_ref *ref);
+/* The same inside a frame: a reference gives the text of limits->cache_atoms, borrowed. */
+TM_MUST_CHECK int tm_etf_read_atom_utf8_in(tm_cursor *c, const tm_walk_limits *limits,
+                                           uint8_t *scratch, tm_bytes *text);
+TM_MUST_CHECK int tm_etf_read_pid_in(tm_cursor *c, const tm_walk_limits *limits, tm_pid *pid);
+TM_MUST_CHECK int tm_etf_read_ref_in(tm_cursor *c, const tm_walk_limits *limits, tm_ref *ref);
 /* Small, i32 and big integers that fit, in any of their encodings. */
 TM_MUST_CHECK int tm_etf_read_u64(tm_cursor *c, uint64_t *value);
 TM_MUST_CHECK int tm_etf_read_i64(tm_cursor *c, int64_t *value);
@@ -142,6 +161,10 @@ const uint8_t *tm_etf_skip(const uint8_t *ptr);
  * The Size field of a NEW_FUN_EXT stays as it was: like every reader, do not trust it.
  * 0, TM_ENOMEM or TM_EUSE_LIMIT; on error buf is as it was. */
 TM_MUST_CHECK int tm_etf_expand(tm_bytes terms, const tm_bytes *atoms, tm_buf *buf);
+/* The same for one term whose walk has filled refs, to memory that the caller has sized: exactly
+ * term.len + refs->growth bytes. out may lie in the memory of the term itself, if it starts
+ * refs->growth bytes or more before the term does. */
+void tm_etf_expand_to(uint8_t *out, tm_bytes term, const tm_bytes *atoms, const tm_walk_refs *refs);
 
 /* -- writer: each appends one term to buf, or leaves it; 0, TM_ENOMEM or TM_EUSE_LIMIT. They
  *    reserve for the longest form: the limit may be met up to 10 bytes before buf->max --------- */

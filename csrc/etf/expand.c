@@ -69,6 +69,21 @@ const uint8_t *tm_etf_skip(const uint8_t *ptr)
     return ptr;
 }
 
+/* Moves on past terms until behind the next one that is a reference or has one in it. NULL: there
+ * is none up to the end. */
+static const uint8_t *scan_ref(tm_cursor *c)
+{
+    while (c->ptr < c->end) {
+        scan_step step = scan(c->ptr);
+        const uint8_t *next = c->ptr + step.size;
+        const uint8_t *ref = step.trailer ? next : c->ptr;
+        if (step.trailer) next += scan(next).size + step.trailer;
+        c->ptr = next;
+        if (*ref == TM_ATOM_CACHE_REF) return ref;
+    }
+    return NULL;
+}
+
 /* Appends what lies between two references, then the atom. */
 static int expand_one(tm_buf *buf, const uint8_t *from, const uint8_t *to, tm_bytes atom)
 {
@@ -79,21 +94,37 @@ static int expand_one(tm_buf *buf, const uint8_t *from, const uint8_t *to, tm_by
 int tm_etf_expand(tm_bytes terms, const tm_bytes *atoms, tm_buf *buf)
 {
     tm_cursor c = tm_cursor_of(terms);
-    const uint8_t *copied = c.ptr;
+    const uint8_t *copied = c.ptr, *ref;
     size_t len = buf->len;
     int rc = 0;
-    while (c.ptr < c.end && !rc) {
-        scan_step step = scan(c.ptr);
-        const uint8_t *next = c.ptr + step.size;
-        const uint8_t *ref = step.trailer ? next : c.ptr;
-        if (step.trailer) next += scan(next).size + step.trailer;
-        if (*ref == TM_ATOM_CACHE_REF) {
-            rc = expand_one(buf, copied, ref, atoms[ref[1]]);
-            copied = ref + 2;
-        }
-        c.ptr = next;
+    while (!rc && (ref = scan_ref(&c))) {
+        rc = expand_one(buf, copied, ref, atoms[ref[1]]);
+        copied = ref + 2;
     }
     if (!rc) rc = tm_buf_append(buf, copied, (size_t)(c.end - copied));
     if (rc) buf->len = len;
     return rc;
+}
+
+/* Where out and the term share memory, every byte of the term is moved before another one comes to
+ * stand in its place: what is written never gets past what was read. */
+static uint8_t *move_to(uint8_t *out, const uint8_t *from, const uint8_t *to)
+{
+    if (to > from) memmove(out, from, (size_t)(to - from));
+    return out + (to - from);
+}
+
+void tm_etf_expand_to(uint8_t *out, tm_bytes term, const tm_bytes *atoms, const tm_walk_refs *refs)
+{
+    tm_cursor c = tm_cursor_of(term);
+    const uint8_t *copied = c.ptr;
+    bool known = refs->count <= TM_WALK_REFS_MAX;
+    for (size_t i = 0; i < refs->count; i++) {
+        const uint8_t *ref = known ? term.ptr + refs->at[i] : scan_ref(&c);
+        tm_bytes atom = atoms[ref[1]];
+        out = move_to(out, copied, ref);
+        out = tm_etf_put_atom(out, atom);
+        copied = ref + 2;
+    }
+    move_to(out, copied, c.end);
 }

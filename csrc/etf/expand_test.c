@@ -4,6 +4,7 @@
 static test_heap heap;
 static tm_alloc alloc;
 static tm_buf buf;
+static tm_walk_result result;
 
 static const tm_bytes atoms[] = {
     {(const uint8_t *)"ok", 2},
@@ -32,7 +33,7 @@ static tm_bytes walked(const char *hex)
 {
     tm_walk_limits limits = TM_WALK_LIMITS_DEFAULT;
     limits.cache_refs = ATOMS;
-    tm_walk_result result;
+    limits.cache_atoms = atoms;
     tm_bytes bytes = test_hex(hex);
     assert_int_equal(tm_etf_walk(bytes, &limits, &alloc, &result), 0);
     assert_int_equal(result.len, bytes.len);
@@ -40,9 +41,29 @@ static tm_bytes walked(const char *hex)
     return bytes;
 }
 
+/* What the last walk found is enough to write bytes out, to other memory and in their own. */
+static void expands_to(tm_bytes bytes, tm_bytes expected)
+{
+    size_t len = bytes.len + result.refs.growth;
+    assert_int_equal(len, expected.len);
+    for (size_t slack = 0; slack < 3; slack++) {
+        uint8_t *apart = test_block(len);
+        tm_etf_expand_to(apart, bytes, atoms, &result.refs);
+        assert_memory_equal(apart, expected.ptr, len);
+        test_release(tm_bytes_of(apart, len));
+        size_t shift = result.refs.growth + slack;
+        uint8_t *own = test_block(shift + bytes.len);
+        memcpy(own + shift, bytes.ptr, bytes.len);
+        tm_etf_expand_to(own, tm_bytes_of(own + shift, bytes.len), atoms, &result.refs);
+        assert_memory_equal(own, expected.ptr, len);
+        test_release(tm_bytes_of(own, shift + bytes.len));
+    }
+}
+
 static void expands(const char *hex, const char *expected_hex)
 {
-    tm_bytes bytes = walked(hex), expected = walked(expected_hex);
+    tm_bytes expected = walked(expected_hex), bytes = walked(hex);
+    expands_to(bytes, expected);
     assert_int_equal(tm_etf_expand(bytes, atoms, &buf), 0);
     if (buf.len != expected.len) print_error("%s\n", hex);
     assert_int_equal(buf.len, expected.len);
@@ -96,6 +117,38 @@ static void expand_leaves_bytes_that_only_look_like_references(void **state)
     unchanged("69 00000001 6800");
 }
 
+static void expand_of_more_references_than_are_remembered_scans_for_them(void **state)
+{
+    (void)state;
+    tm_alloc libc = tm_alloc_libc(NULL);
+    for (size_t count = TM_WALK_REFS_MAX - 1; count < TM_WALK_REFS_MAX + 3; count++) {
+        tm_buf short_form, long_form;
+        tm_buf_init(&short_form, &libc, 0);
+        tm_buf_init(&long_form, &libc, 0);
+        test_hex_append(&short_form, "6c 000000");
+        test_hex_append(&long_form, "6c 000000");
+        uint8_t number = (uint8_t)count;
+        assert_int_equal(tm_buf_append(&short_form, &number, 1), 0);
+        assert_int_equal(tm_buf_append(&long_form, &number, 1), 0);
+        for (size_t i = 0; i < count; i++) {
+            test_hex_append(&short_form, i % 2 ? "5200" : "58 5201 (12)52");
+            test_hex_append(&long_form, i % 2 ? "77026f6b" : "58 7703614062 (12)52");
+        }
+        test_hex_append(&short_form, "6a");
+        test_hex_append(&long_form, "6a");
+        tm_walk_limits limits = TM_WALK_LIMITS_DEFAULT;
+        limits.cache_refs = ATOMS;
+        limits.cache_atoms = atoms;
+        tm_bytes bytes = test_copy(tm_buf_bytes(&short_form));
+        assert_int_equal(tm_etf_walk(bytes, &limits, &alloc, &result), 0);
+        assert_int_equal(result.refs.count, count);
+        expands_to(bytes, tm_buf_bytes(&long_form));
+        test_release(bytes);
+        tm_buf_fini(&short_form);
+        tm_buf_fini(&long_form);
+    }
+}
+
 static void expand_takes_several_terms_and_none(void **state)
 {
     (void)state;
@@ -142,6 +195,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(expand_writes_references_out_wherever_an_atom_can_be),
         TEST(expand_leaves_bytes_that_only_look_like_references),
+        TEST(expand_of_more_references_than_are_remembered_scans_for_them),
         TEST(expand_takes_several_terms_and_none),
         TEST(expand_keeps_to_the_bound_of_the_buffer),
         TEST(expand_leaves_the_buffer_when_memory_is_out),

@@ -105,14 +105,20 @@ static inline tm_bytes tm_etf_take_big(const uint8_t **p, bool *negative)
 
 /* The identifiers in all their forms. node may be Latin-1; pid->node is its text as it stands. */
 
+/* What follows the node of a pid. */
+static inline void tm_etf_take_pid_rest(const uint8_t **p, uint8_t tag, tm_pid *pid)
+{
+    pid->id = tm_etf_take_u32(p);
+    pid->serial = tm_etf_take_u32(p);
+    pid->creation = tag == TM_NEW_PID_EXT ? tm_etf_take_u32(p) : tm_etf_take_u8(p);
+}
+
 static inline void tm_etf_take_pid(const uint8_t **p, tm_atom *node, tm_pid *pid)
 {
     uint8_t tag = tm_etf_take_u8(p);
     *node = tm_etf_take_atom(p);
     pid->node = node->text;
-    pid->id = tm_etf_take_u32(p);
-    pid->serial = tm_etf_take_u32(p);
-    pid->creation = tag == TM_NEW_PID_EXT ? tm_etf_take_u32(p) : tm_etf_take_u8(p);
+    tm_etf_take_pid_rest(p, tag, pid);
 }
 
 static inline void tm_etf_take_port(const uint8_t **p, tm_atom *node, tm_port *port)
@@ -124,12 +130,9 @@ static inline void tm_etf_take_port(const uint8_t **p, tm_atom *node, tm_port *p
     port->creation = tag == TM_PORT_EXT ? tm_etf_take_u8(p) : tm_etf_take_u32(p);
 }
 
-static inline void tm_etf_take_ref(const uint8_t **p, tm_atom *node, tm_ref *ref)
+/* What follows the node of a reference, whose count is set. */
+static inline void tm_etf_take_ref_rest(const uint8_t **p, uint8_t tag, tm_ref *ref)
 {
-    uint8_t tag = tm_etf_take_u8(p);
-    ref->count = tag == TM_REFERENCE_EXT ? 1 : tm_etf_take_u16(p);
-    *node = tm_etf_take_atom(p);
-    ref->node = node->text;
     if (tag == TM_REFERENCE_EXT) {
         ref->words[0] = tm_etf_take_u32(p);
         ref->creation = tm_etf_take_u8(p);
@@ -137,6 +140,15 @@ static inline void tm_etf_take_ref(const uint8_t **p, tm_atom *node, tm_ref *ref
     }
     ref->creation = tag == TM_NEWER_REFERENCE_EXT ? tm_etf_take_u32(p) : tm_etf_take_u8(p);
     for (uint32_t i = 0; i < ref->count; i++) ref->words[i] = tm_etf_take_u32(p);
+}
+
+static inline void tm_etf_take_ref(const uint8_t **p, tm_atom *node, tm_ref *ref)
+{
+    uint8_t tag = tm_etf_take_u8(p);
+    ref->count = tag == TM_REFERENCE_EXT ? 1 : tm_etf_take_u16(p);
+    *node = tm_etf_take_atom(p);
+    ref->node = node->text;
+    tm_etf_take_ref_rest(p, tag, ref);
 }
 
 /* -- putting ----------------------------------------------------------------------------------- */

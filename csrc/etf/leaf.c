@@ -34,7 +34,7 @@ static const uint8_t *leaf_cache_ref(tm_leaf *leaf, const uint8_t *p)
     if (tm_leaf_left(leaf, p) < 2) return leaf_cut(leaf, p);
     if (p[1] >= leaf->cache_refs)
         return leaf_fail(leaf, p, "atom cache reference that the frame does not define");
-    leaf->cost += TM_COST_ATOM;
+    if (leaf->refs) tm_leaf_count_ref(leaf, p);
     return p + 2;
 }
 

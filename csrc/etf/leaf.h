@@ -32,6 +32,9 @@ typedef struct tm_leaf {
     const uint8_t *end; /* of the bytes that may be read */
     uint32_t cache_refs;
     uint32_t big_bytes_max;
+    const tm_bytes *cache_atoms;
+    tm_walk_refs *refs; /* counted here, if not NULL: offsets from start */
+    const uint8_t *start;
     uint64_t cost;        /* added to */
     uint64_t parts;       /* filled by NEW_FUN_EXT: free variables that follow */
     const uint8_t *large; /* filled: a big integer over its limit */
@@ -40,6 +43,18 @@ typedef struct tm_leaf {
 } tm_leaf;
 
 extern const char tm_leaf_cut[];
+
+/* Counts an ATOM_CACHE_REF that the frame defines. */
+static inline void tm_leaf_count_ref(tm_leaf *leaf, const uint8_t *p)
+{
+    tm_walk_refs *refs = leaf->refs;
+    tm_bytes text = leaf->cache_atoms[p[1]];
+    leaf->cost += TM_COST_ATOM + (tm_ascii(text) ? text.len : 4 * text.len);
+    if (refs->count < TM_WALK_REFS_MAX) refs->at[refs->count] = (uint32_t)(p - leaf->start);
+    refs->count++;
+    /* Two bytes become the text and a head of two or three. */
+    refs->growth += text.len + (text.len > UINT8_MAX);
+}
 
 /* Every tag; of a container (tuple, list, map) it says that its head is cut off, since the walk
  * takes the others itself. p < leaf->end. */

@@ -6,6 +6,21 @@ static tm_leaf leaf_of(const tm_cursor *c)
     return (tm_leaf){.end = c->end, .big_bytes_max = UINT32_MAX};
 }
 
+/* The same inside a frame. */
+static tm_leaf leaf_in(const tm_cursor *c, const tm_walk_limits *limits)
+{
+    return (tm_leaf){.end = c->end, .big_bytes_max = UINT32_MAX, .cache_refs = limits->cache_refs};
+}
+
+/* An atom that a leaf has accepted. */
+static tm_atom take_atom_in(const uint8_t **p, const tm_walk_limits *limits)
+{
+    if (**p != TM_ATOM_CACHE_REF) return tm_etf_take_atom(p);
+    tm_atom atom = {.text = limits->cache_atoms[(*p)[1]]};
+    *p += 2;
+    return atom;
+}
+
 static int leaf_error(const tm_leaf *leaf)
 {
     return leaf->what == tm_leaf_cut ? TM_NEED_DATA : TM_EPEER_MALFORMED;
@@ -30,13 +45,10 @@ int tm_etf_read_atom(tm_cursor *c, tm_atom *atom)
     return 0;
 }
 
-int tm_etf_read_atom_utf8(tm_cursor *c, uint8_t *scratch, tm_bytes *text)
+/* Latin-1 outside ASCII is transcoded. */
+static tm_bytes atom_utf8(tm_atom atom, uint8_t *scratch)
 {
-    tm_atom atom;
-    int rc = tm_etf_read_atom(c, &atom);
-    if (rc) return rc;
-    *text = atom.text;
-    if (!atom.latin1) return 0;
+    if (!atom.latin1) return atom.text;
     uint8_t *to = scratch;
     for (size_t i = 0; i < atom.text.len; i++) {
         uint8_t byte = atom.text.ptr[i];
@@ -47,33 +59,60 @@ int tm_etf_read_atom_utf8(tm_cursor *c, uint8_t *scratch, tm_bytes *text)
             *to++ = (uint8_t)(0x80 | (byte & 0x3f));
         }
     }
-    *text = (tm_bytes){scratch, (size_t)(to - scratch)};
+    return (tm_bytes){scratch, (size_t)(to - scratch)};
+}
+
+int tm_etf_read_atom_utf8(tm_cursor *c, uint8_t *scratch, tm_bytes *text)
+{
+    tm_atom atom;
+    int rc = tm_etf_read_atom(c, &atom);
+    if (!rc) *text = atom_utf8(atom, scratch);
+    return rc;
+}
+
+int tm_etf_read_atom_utf8_in(tm_cursor *c, const tm_walk_limits *limits, uint8_t *scratch,
+                             tm_bytes *text)
+{
+    tm_leaf leaf = leaf_in(c, limits);
+    if (!tm_leaf_atom(&leaf, c->ptr)) return leaf_error(&leaf);
+    *text = atom_utf8(take_atom_in(&c->ptr, limits), scratch);
     return 0;
 }
 
-int tm_etf_read_pid(tm_cursor *c, tm_pid *pid)
+static const tm_walk_limits NO_FRAME = {.cache_refs = 0};
+
+int tm_etf_read_pid_in(tm_cursor *c, const tm_walk_limits *limits, tm_pid *pid)
 {
-    tm_cursor at = *c;
-    tm_leaf leaf = leaf_of(c);
-    tm_atom node;
-    if (!tm_leaf_pid(&leaf, at.ptr)) return leaf_error(&leaf);
-    tm_etf_take_pid(&at.ptr, &node, pid);
+    const uint8_t *p = c->ptr;
+    tm_leaf leaf = leaf_in(c, limits);
+    if (!tm_leaf_pid(&leaf, p)) return leaf_error(&leaf);
+    uint8_t tag = tm_etf_take_u8(&p);
+    tm_atom node = take_atom_in(&p, limits);
     if (node.latin1) return TM_EPEER_MALFORMED;
-    *c = at;
+    pid->node = node.text;
+    tm_etf_take_pid_rest(&p, tag, pid);
+    c->ptr = p;
     return 0;
 }
 
-int tm_etf_read_ref(tm_cursor *c, tm_ref *ref)
+int tm_etf_read_pid(tm_cursor *c, tm_pid *pid) { return tm_etf_read_pid_in(c, &NO_FRAME, pid); }
+
+int tm_etf_read_ref_in(tm_cursor *c, const tm_walk_limits *limits, tm_ref *ref)
 {
-    tm_cursor at = *c;
-    tm_leaf leaf = leaf_of(c);
-    tm_atom node;
-    if (!tm_leaf_ref(&leaf, at.ptr)) return leaf_error(&leaf);
-    tm_etf_take_ref(&at.ptr, &node, ref);
+    const uint8_t *p = c->ptr;
+    tm_leaf leaf = leaf_in(c, limits);
+    if (!tm_leaf_ref(&leaf, p)) return leaf_error(&leaf);
+    uint8_t tag = tm_etf_take_u8(&p);
+    ref->count = tag == TM_REFERENCE_EXT ? 1 : tm_etf_take_u16(&p);
+    tm_atom node = take_atom_in(&p, limits);
     if (node.latin1) return TM_EPEER_MALFORMED;
-    *c = at;
+    ref->node = node.text;
+    tm_etf_take_ref_rest(&p, tag, ref);
+    c->ptr = p;
     return 0;
 }
+
+int tm_etf_read_ref(tm_cursor *c, tm_ref *ref) { return tm_etf_read_ref_in(c, &NO_FRAME, ref); }
 
 bool tm_ref_equal(const tm_ref *a, const tm_ref *b)
 {

@@ -15,6 +15,14 @@ static test_heap heap;
 
 static int read_atom(tm_cursor *c) { return tm_etf_read_atom(c, &atom); }
 static int read_text(tm_cursor *c) { return tm_etf_read_atom_utf8(c, scratch, &text); }
+static const tm_bytes frame_atoms[] = {{(const uint8_t *)"ok", 2}, {(const uint8_t *)"a@b", 3}};
+static const tm_walk_limits frame = {.cache_refs = 2, .cache_atoms = frame_atoms};
+static int read_text_in(tm_cursor *c)
+{
+    return tm_etf_read_atom_utf8_in(c, &frame, scratch, &text);
+}
+static int read_pid_in(tm_cursor *c) { return tm_etf_read_pid_in(c, &frame, &pid); }
+static int read_ref_in(tm_cursor *c) { return tm_etf_read_ref_in(c, &frame, &ref); }
 static int read_pid(tm_cursor *c) { return tm_etf_read_pid(c, &pid); }
 static int read_ref(tm_cursor *c) { return tm_etf_read_ref(c, &ref); }
 static int read_u64(tm_cursor *c) { return tm_etf_read_u64(c, &u64); }
@@ -192,6 +200,35 @@ static void read_ref_refuses_what_is_none(void **state)
     refuses(read_ref, "65 770161 00000000 04");
     refuses(read_ref, "5a 0001 7301e9 00000009 00000000");
     refuses(read_ref, "58 770161 (12)00");
+}
+
+static void readers_of_a_frame_know_its_atoms(void **state)
+{
+    (void)state;
+    reads(read_text_in, "5201", 0);
+    assert_true(tm_bytes_equal(text, TM_BYTES("a@b")));
+    reads(read_text_in, "7701 78", 0);
+    assert_true(tm_bytes_equal(text, TM_BYTES("x")));
+    reads(read_text_in, "7301 e9", 0);
+    assert_true(tm_bytes_equal(text, TM_BYTES("\xc3\xa9")));
+    reads(read_pid_in, "58 5201 00000001 00000002 00000003 52", 1);
+    assert_true(tm_bytes_equal(pid.node, TM_BYTES("a@b")));
+    assert_int_equal(pid.serial, 2);
+    assert_int_equal(pid.creation, 3);
+    reads(read_pid_in, "67 5201 00000001 00000002 03", 0);
+    assert_int_equal(pid.creation, 3);
+    reads(read_ref_in, "5a 0002 5201 00000009 00000001 00000002", 0);
+    assert_true(tm_bytes_equal(ref.node, TM_BYTES("a@b")));
+    assert_int_equal(ref.count, 2);
+    assert_int_equal(ref.words[1], 2);
+    reads(read_ref_in, "65 5201 00000007 03", 0);
+    assert_int_equal(ref.words[0], 7);
+    answers(read_text_in, "5202", TM_EPEER_MALFORMED);
+    answers(read_pid_in, "58 5202 (12)00", TM_EPEER_MALFORMED);
+    answers(read_ref_in, "5a 0001 5202 (8)00", TM_EPEER_MALFORMED);
+    answers(read_text, "5201", TM_EPEER_MALFORMED);
+    answers(read_pid, "58 5201 (12)00", TM_EPEER_MALFORMED);
+    answers(read_ref, "5a 0001 5201 (8)00", TM_EPEER_MALFORMED);
 }
 
 static void ref_equal_compares_the_words_in_use(void **state)
@@ -433,6 +470,7 @@ int main(void)
         TEST(read_pid_refuses_what_is_none),
         TEST(read_ref_takes_every_encoding),
         TEST(read_ref_refuses_what_is_none),
+        TEST(readers_of_a_frame_know_its_atoms),
         TEST(ref_equal_compares_the_words_in_use),
         TEST(read_u64_takes_what_fits_in_any_encoding),
         TEST(read_u64_refuses_what_does_not_fit),

@@ -225,6 +225,18 @@ static inline const uint8_t *run_floats(const uint8_t *p, const uint8_t *end, ui
     return p + 9 * i;
 }
 
+/* Most atoms of a frame. Those that it does not define are left to leaf.c. */
+static inline const uint8_t *run_refs(walker *w, const uint8_t *p, uint64_t *left)
+{
+    do {
+        if (w->leaf.end - p < 2 || p[1] >= w->leaf.cache_refs) break;
+        tm_leaf_count_ref(&w->leaf, p);
+        p += 2;
+        --*left;
+    } while (*left >= WALK_RUN_MIN && p < w->leaf.end && *p == TM_ATOM_CACHE_REF);
+    return p;
+}
+
 /* ASCII atoms; others are left to leaf.c, as are those that are cut off. */
 static inline const uint8_t *run_atoms(const uint8_t *p, const uint8_t *end, uint64_t *left,
                                        uint64_t *cost)
@@ -291,9 +303,10 @@ static const uint8_t *walk_leaf(walker *w, walk_frame *top, const uint8_t *at)
 }
 
 /* One of the tags that the loop knows; returns at when it is none of them or not a simple case. */
-static inline const uint8_t *walk_hot(const uint8_t *at, const uint8_t *end, uint64_t *left,
-                                      uint64_t *cost, walk_head *head)
+static inline const uint8_t *walk_hot(walker *w, const uint8_t *at, uint64_t *left, uint64_t *cost,
+                                      walk_head *head)
 {
+    const uint8_t *end = w->leaf.end;
     switch (*at) {
     case TM_SMALL_INTEGER_EXT:
         if (*left >= WALK_RUN_MIN) return run_any_integers(at, end, left, cost);
@@ -308,6 +321,7 @@ static inline const uint8_t *walk_hot(const uint8_t *at, const uint8_t *end, uin
         return at + 5;
     case TM_NEW_FLOAT_EXT: return run_floats(at, end, left, cost);
     case TM_SMALL_ATOM_UTF8_EXT: return run_atoms(at, end, left, cost);
+    case TM_ATOM_CACHE_REF: return run_refs(w, at, left);
     case TM_BINARY_EXT: return run_binaries(at, end, left, cost);
     case TM_NIL_EXT:
         --*left;
@@ -337,7 +351,7 @@ static int walk_run(walker *w)
         if (p == end) return walk_fail(w, top, left, p, tm_leaf_cut);
         walk_head head = {0};
         const uint8_t *at = p;
-        p = walk_hot(at, end, &left, &cost, &head);
+        p = walk_hot(w, at, &left, &cost, &head);
         if (!head.size) {
             if (p != at) continue;
             top->left = left - 1;
@@ -372,8 +386,12 @@ int tm_etf_walk(tm_bytes bytes, const tm_walk_limits *limits, const tm_alloc *al
     tm_cursor c = tm_cursor_of(bytes);
     walker w;
     /* The frames inside are filled as they are pushed: clearing them costs more than a message. */
-    w.leaf = (tm_leaf){
-        .end = c.end, .cache_refs = limits->cache_refs, .big_bytes_max = limits->big_bytes_max};
+    w.leaf = (tm_leaf){.end = c.end,
+                       .cache_refs = limits->cache_refs,
+                       .big_bytes_max = limits->big_bytes_max,
+                       .cache_atoms = limits->cache_atoms,
+                       .refs = &result->refs,
+                       .start = c.ptr};
     w.start = c.ptr;
     w.alloc = alloc;
     w.result = result;
@@ -387,6 +405,7 @@ int tm_etf_walk(tm_bytes bytes, const tm_walk_limits *limits, const tm_alloc *al
     result->len = 0;
     result->decoded_bytes = 0;
     result->depth = 0;
+    result->refs.count = result->refs.growth = 0;
     result->path_len = 0;
     result->offset = 0;
     result->what = NULL;

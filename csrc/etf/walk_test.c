@@ -374,14 +374,54 @@ static void walk_accepts_float_text_that_is_a_finite_number(void **state)
 static void walk_knows_the_atom_cache_of_its_frame(void **state)
 {
     (void)state;
+    static const tm_bytes atoms[] = {{(const uint8_t *)"ok", 2}, {NULL, 0}, {NULL, 0}};
     refuses("52 00", "cache reference");
     limits.cache_refs = 3;
+    limits.cache_atoms = atoms;
     accepts("52 02");
     refuses("52 03", "cache reference");
     accepts("58 52 00 (12)00");
     accepts("74 00000001 52 01 52 02");
     refuses("68 02 52 00 52 03", "cache reference");
     assert_int_equal(result.offset, 4);
+}
+
+static void walk_says_where_references_are_and_what_they_come_to(void **state)
+{
+    (void)state;
+    uint8_t wide[TM_ATOM_BYTES_MAX];
+    for (size_t i = 0; i < sizeof wide; i += 4) memcpy(wide + i, "\xf0\x9f\x98\x80", 4);
+    const tm_bytes atoms[] = {{(const uint8_t *)"ok", 2}, {wide, 4}, {wide, sizeof wide}};
+    limits.cache_refs = 3;
+    limits.cache_atoms = atoms;
+    accepts("68 03 52 00 58 52 02 (12)00 52 01");
+    assert_int_equal(result.refs.count, 3);
+    assert_int_equal(result.refs.at[0], 2);
+    assert_int_equal(result.refs.at[1], 5);
+    assert_int_equal(result.refs.at[2], 19);
+    assert_int_equal(result.refs.growth, 2 + 4 + 1 + TM_ATOM_BYTES_MAX);
+    accepts("6107");
+    assert_int_equal(result.refs.count, 0);
+    assert_int_equal(result.refs.growth, 0);
+    /* ASCII costs what it costs written out; for wide characters the worst is taken. */
+    accepts("77026f6b");
+    uint64_t written = result.decoded_bytes;
+    accepts("5200");
+    assert_int_equal(result.decoded_bytes, written);
+    accepts("7704f09f9880");
+    written = result.decoded_bytes;
+    accepts("5201");
+    assert_true(result.decoded_bytes >= written);
+    /* In runs too, and beyond those whose place is kept. */
+    refuses("6c 00000028 (80)52 6a", "cache reference");
+    tm_bytes many[83] = {0};
+    for (size_t i = 0; i < 83; i++) many[i] = atoms[0];
+    limits.cache_refs = 83;
+    limits.cache_atoms = many;
+    accepts("6c 00000028 (80)52 6a");
+    assert_int_equal(result.refs.count, 40);
+    assert_int_equal(result.refs.growth, 80);
+    for (uint32_t i = 0; i < TM_WALK_REFS_MAX; i++) assert_int_equal(result.refs.at[i], 5 + 2 * i);
 }
 
 static void walk_takes_runs_of_any_length_and_mixture(void **state)
@@ -671,6 +711,7 @@ int main(int argc, char **argv)
         TEST(walk_parses_the_fields_of_funs),
         TEST(walk_accepts_float_text_that_is_a_finite_number),
         TEST(walk_knows_the_atom_cache_of_its_frame),
+        TEST(walk_says_where_references_are_and_what_they_come_to),
         TEST(walk_takes_runs_of_any_length_and_mixture),
         TEST(walk_refuses_counts_above_the_bytes_left),
         TEST(walk_adds_the_promises_of_all_open_containers),

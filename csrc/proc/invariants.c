@@ -3,7 +3,8 @@
 #include "tables.h"
 
 typedef struct tally {
-    size_t processes, names, handles, watches, links;
+    size_t processes, names, handles, watches, links, traced;
+    uint64_t mail;
 } tally;
 
 static bool list_sound(const tm_list *head)
@@ -31,7 +32,10 @@ static void check_handle(const tm_procs *procs, const tm_handle *handle)
     TM_ASSERT(tm_list_linked(&handle->of_target) == targeted);
     TM_ASSERT(targeted == (handle->kind != TM_HANDLE_ALIAS));
     TM_ASSERT(!(handle->peer && handle->target));
-    TM_ASSERT(!handle->reply_alias || handle->kind == TM_HANDLE_MONITOR);
+    TM_ASSERT(!handle->call || handle->alias == TM_ALIAS_UNTIL_REPLY);
+    if (handle->kind == TM_HANDLE_ALIAS) TM_ASSERT(handle->alias != TM_ALIAS_OFF);
+    if (handle->kind == TM_HANDLE_SPAWN || handle->kind == TM_HANDLE_NODE)
+        TM_ASSERT(handle->alias == TM_ALIAS_OFF);
     if (handle->kind == TM_HANDLE_SPAWN) {
         TM_ASSERT(handle->peer);
         TM_ASSERT(!handle->owner || !handle->reason);
@@ -70,6 +74,8 @@ static void check_process(const tm_procs *procs, const tm_process *process, tall
     TM_ASSERT(tm_process_get(procs, process->key) == process);
     TM_ASSERT(!tm_list_linked(&process->of_ending));
     seen->processes++;
+    seen->mail += process->mail_bytes;
+    seen->traced += process->trace && process->trace->token.len;
     seen->names += list_length(&process->names);
     seen->handles += list_length(&process->handles);
     seen->watches += list_length(&process->watches);
@@ -123,6 +129,12 @@ static void check_peer(const tm_procs *procs, const tm_remote *peer, tally *seen
         TM_ASSERT(handle->peer == peer);
         TM_ASSERT(handle->kind == TM_HANDLE_MONITOR);
     }
+    TM_ASSERT(list_sound(&peer->watchers));
+    TM_LIST_EACH (&peer->watchers, node, following) {
+        const tm_handle *handle = TM_CONTAINER(node, tm_handle, of_target);
+        TM_ASSERT(handle->peer == peer);
+        TM_ASSERT(handle->kind == TM_HANDLE_NODE);
+    }
     TM_ASSERT(list_sound(&peer->requests));
     TM_LIST_EACH (&peer->requests, node, following) {
         const tm_handle *handle = TM_CONTAINER(node, tm_handle, of_target);
@@ -150,6 +162,8 @@ void tm_procs_invariants(const tm_procs *procs)
     for (const tm_remote *peer; (peer = tm_map_next(&procs->peers, &position));)
         check_peer(procs, peer, &seen);
     TM_ASSERT(seen.processes == procs->process_count);
+    TM_ASSERT(seen.mail == procs->mail_bytes);
+    TM_ASSERT(seen.traced == procs->traced_count);
     TM_ASSERT(seen.names == procs->names.count);
     TM_ASSERT(seen.handles == procs->handles.count);
     TM_ASSERT(seen.watches == procs->watches.count);

@@ -20,8 +20,11 @@ void tm_exit_deliver(tm_procs *procs, tm_process *to, const tm_pid *from, tm_byt
         return;
     }
     if (to->trap_exit) {
-        tm_proc_event event = {
-            .kind = TM_EVENT_EXIT_MESSAGE, .key = to->key, .pid = *from, .reason = reason};
+        tm_proc_event event = {.kind = TM_EVENT_EXIT_MESSAGE,
+                               .key = to->key,
+                               .pid = *from,
+                               .reason = reason,
+                               .token = procs->carried};
         tm_procs_event(procs, &event);
         return;
     }
@@ -114,7 +117,9 @@ void tm_links_settle(tm_procs *procs, tm_process *process)
         if (!link->peer) {
             tm_process *other = link->ends[end == &link->ends[0]].process;
             tm_link_free(procs, link);
+            procs->carried = tm_trace_next(procs, process);
             tm_exit_deliver(procs, other, &self, process->reason, TM_EXIT_OF_LINK);
+            procs->carried = (tm_bytes){0};
             continue;
         }
         /* An inactive one is gone at the peer as soon as our UNLINK_ID arrives. */
@@ -123,7 +128,8 @@ void tm_links_settle(tm_procs *procs, tm_process *process)
                                      .sender = process->key,
                                      .from = self,
                                      .to = tm_target_pid(link_other(link)),
-                                     .reason = process->reason};
+                                     .reason = process->reason,
+                                     .token = tm_trace_next(procs, process)};
             tm_procs_signal(procs, link->peer, &signal);
         }
         tm_link_free(procs, link);
@@ -149,7 +155,7 @@ static int link_remote(tm_procs *procs, tm_process *process, const tm_pid *to)
     tm_remote *peer;
     int rc = tm_remote_get(procs, to->node, &peer);
     if (rc) return rc;
-    if (tm_remote_stale(peer, to->creation)) {
+    if (tm_remote_nobody(peer, to->id, to->creation)) {
         tm_exit_deliver(procs, process, to, TM_TERM_NOPROC, TM_EXIT_OF_LINK);
         return 0;
     }
@@ -209,6 +215,16 @@ int tm_procs_unlink(tm_procs *procs, tm_proc_key key, const tm_pid *to)
     return tm_procs_leave(procs, 0);
 }
 
+/* exit/2 between two processes of this node; to may be NULL. */
+static void exit_here(tm_procs *procs, tm_process *process, tm_process *to, tm_bytes reason)
+{
+    tm_pid self = tm_procs_pid(procs, process->key);
+    procs->carried = to ? tm_trace_next(procs, process) : (tm_bytes){0};
+    if (to) tm_exit_deliver(procs, to, &self, reason, TM_EXIT_OF_EXIT2);
+    procs->carried = (tm_bytes){0};
+    tm_procs_settle(procs);
+}
+
 int tm_procs_exit2(tm_procs *procs, tm_proc_key key, const tm_pid *to, tm_bytes reason)
 {
     tm_procs_enter(procs);
@@ -216,18 +232,36 @@ int tm_procs_exit2(tm_procs *procs, tm_proc_key key, const tm_pid *to, tm_bytes 
     if (!process) return TM_ENOPROC;
     tm_pid self = tm_procs_pid(procs, key);
     if (tm_procs_is_local(procs, to->node)) {
-        tm_process *target = tm_process_of_pid(procs, to);
-        if (target) tm_exit_deliver(procs, target, &self, reason, TM_EXIT_OF_EXIT2);
-        tm_procs_settle(procs);
+        exit_here(procs, process, tm_process_of_pid(procs, to), reason);
         return tm_procs_leave(procs, 0);
     }
     const tm_remote *peer = tm_remote_find(procs, to->node);
-    if (peer && tm_remote_stale(peer, to->creation)) return 0;
+    if (to->id > TM_PID_ID_MAX || (peer && tm_remote_stale(peer, to->creation))) return 0;
     tm_proc_signal signal = {.kind = TM_SIGNAL_EXIT2,
                              .sender = key,
                              .from = self,
                              .to = tm_target_pid(*to),
-                             .reason = reason};
+                             .reason = reason,
+                             .token = tm_trace_next(procs, process)};
+    tm_procs_answer(procs, to->node, &signal);
+    return tm_procs_leave(procs, 0);
+}
+
+int tm_procs_exit_alias(tm_procs *procs, tm_proc_key key, const tm_ref *to, tm_bytes reason)
+{
+    tm_procs_enter(procs);
+    tm_process *process = tm_process_get(procs, key);
+    if (!process) return TM_ENOPROC;
+    if (tm_procs_is_local(procs, to->node)) {
+        exit_here(procs, process, tm_alias_owner(procs, to), reason);
+        return tm_procs_leave(procs, 0);
+    }
+    tm_proc_signal signal = {.kind = TM_SIGNAL_EXIT2,
+                             .sender = key,
+                             .from = tm_procs_pid(procs, key),
+                             .to = {.kind = TM_TARGET_REF, .node = to->node, .ref = *to},
+                             .reason = reason,
+                             .token = tm_trace_next(procs, process)};
     tm_procs_answer(procs, to->node, &signal);
     return tm_procs_leave(procs, 0);
 }
@@ -295,15 +329,28 @@ int tm_procs_on_exit(tm_procs *procs, const tm_pid *from, const tm_pid *to, tm_b
     tm_procs_enter(procs);
     tm_link *link = link_of_signal(procs, from, to);
     if (link) tm_link_break(procs, link, reason);
+    procs->carried = (tm_bytes){0};
     tm_procs_settle(procs);
     return tm_procs_leave(procs, 0);
+}
+
+static void exit_from_peer(tm_procs *procs, tm_process *to, const tm_pid *from, tm_bytes reason)
+{
+    if (to) tm_exit_deliver(procs, to, from, reason, TM_EXIT_OF_EXIT2);
+    procs->carried = (tm_bytes){0};
+    tm_procs_settle(procs);
 }
 
 int tm_procs_on_exit2(tm_procs *procs, const tm_pid *from, const tm_pid *to, tm_bytes reason)
 {
     tm_procs_enter(procs);
-    tm_process *process = tm_process_of_pid(procs, to);
-    if (process) tm_exit_deliver(procs, process, from, reason, TM_EXIT_OF_EXIT2);
-    tm_procs_settle(procs);
+    exit_from_peer(procs, tm_process_of_pid(procs, to), from, reason);
+    return tm_procs_leave(procs, 0);
+}
+
+int tm_procs_on_exit_alias(tm_procs *procs, const tm_pid *from, const tm_ref *to, tm_bytes reason)
+{
+    tm_procs_enter(procs);
+    exit_from_peer(procs, tm_alias_owner(procs, to), from, reason);
     return tm_procs_leave(procs, 0);
 }

@@ -32,7 +32,7 @@ static int node_index(tm_bytes name)
 
 /* -- queues: what is on its way from one node to another --------------------------------------- */
 
-enum { ITEM_SPAWN_REQUEST = TM_SIGNAL_MONITOR_EXIT + 1, ITEM_SPAWN_REPLY };
+enum { ITEM_SPAWN_REQUEST = TM_SIGNAL_GROUP_LEADER + 1, ITEM_SPAWN_REPLY };
 
 typedef struct item {
     int kind; /* enum tm_proc_signal_kind, or above */
@@ -213,6 +213,7 @@ static void node_event(void *ctx, const tm_proc_event *event)
         taken.alias = false;
         if (event->ok && (taken.flags & TM_SPAWN_MONITOR)) ledger_add(&n->monitors, taken);
         break;
+    case TM_EVENT_NODE_LOST: fail_msg("nobody watches a node here"); break;
     }
 }
 

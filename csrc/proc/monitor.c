@@ -71,6 +71,19 @@ void tm_handle_signal(const tm_procs *procs, const tm_handle *handle, enum tm_pr
     signal->ref = tm_handle_ref(procs, handle);
 }
 
+/* A monitor is over: an alias that outlives it goes on alone. */
+static void monitor_over(tm_procs *procs, tm_handle *handle)
+{
+    if (handle->alias != TM_ALIAS_UNTIL_UNALIAS || handle->owner->ending) {
+        tm_handle_free(procs, handle);
+        return;
+    }
+    tm_list_remove(&handle->of_target);
+    handle->kind = TM_HANDLE_ALIAS;
+    handle->peer = NULL;
+    handle->target = NULL;
+}
+
 void tm_handle_fire(tm_procs *procs, tm_handle *handle, tm_bytes reason)
 {
     if (!handle->owner->ending) {
@@ -81,7 +94,7 @@ void tm_handle_fire(tm_procs *procs, tm_handle *handle, tm_bytes reason)
         handle_target(procs, handle, &event.item);
         tm_procs_event(procs, &event);
     }
-    tm_handle_free(procs, handle);
+    monitor_over(procs, handle);
 }
 
 /* Ends a monitor of ours from our side. */
@@ -92,7 +105,7 @@ static void monitor_cancel(tm_procs *procs, tm_handle *handle)
         tm_handle_signal(procs, handle, TM_SIGNAL_DEMONITOR, &signal);
         tm_procs_signal(procs, handle->peer, &signal);
     }
-    tm_handle_free(procs, handle);
+    monitor_over(procs, handle);
 }
 
 /* -- of ours ----------------------------------------------------------------------------------- */
@@ -117,7 +130,7 @@ static void monitor_local(tm_procs *procs, tm_handle *handle, const tm_target *t
 
 static void monitor_remote(tm_procs *procs, tm_handle *handle)
 {
-    if (!handle->by_name && tm_remote_stale(handle->peer, handle->creation)) {
+    if (!handle->by_name && tm_remote_nobody(handle->peer, handle->id, handle->creation)) {
         tm_handle_fire(procs, handle, TM_TERM_NOPROC);
         return;
     }
@@ -125,6 +138,13 @@ static void monitor_remote(tm_procs *procs, tm_handle *handle)
     tm_proc_signal signal;
     tm_handle_signal(procs, handle, TM_SIGNAL_MONITOR, &signal);
     tm_procs_signal(procs, handle->peer, &signal);
+}
+
+static enum tm_alias_mode alias_mode(unsigned flags)
+{
+    if (flags & (TM_MONITOR_ALIAS_REPLY | TM_MONITOR_REPLY_DEMONITOR)) return TM_ALIAS_UNTIL_REPLY;
+    if (flags & TM_MONITOR_DEMONITOR) return TM_ALIAS_UNTIL_DEMONITOR;
+    return flags & TM_MONITOR_EXPLICIT_UNALIAS ? TM_ALIAS_UNTIL_UNALIAS : TM_ALIAS_OFF;
 }
 
 int tm_procs_monitor(tm_procs *procs, tm_proc_key watcher, const tm_target *target, unsigned flags,
@@ -145,7 +165,8 @@ int tm_procs_monitor(tm_procs *procs, tm_proc_key watcher, const tm_target *targ
     rc = tm_handle_new(procs, owner, TM_HANDLE_MONITOR, name, &handle);
     if (rc) return rc;
     handle->by_name = by_name;
-    handle->reply_alias = (flags & TM_MONITOR_ALIAS_REPLY) != 0;
+    handle->alias = (uint8_t)alias_mode(flags);
+    handle->call = (flags & TM_MONITOR_ALIAS_REPLY) != 0;
     handle->peer = peer;
     if (!by_name) {
         handle->id = target->pid.id;
@@ -176,7 +197,7 @@ bool tm_procs_demonitor(tm_procs *procs, tm_proc_key watcher, const tm_ref *ref)
     return true;
 }
 
-int tm_procs_alias(tm_procs *procs, tm_proc_key key, tm_ref *ref)
+int tm_procs_alias(tm_procs *procs, tm_proc_key key, unsigned flags, tm_ref *ref)
 {
     tm_procs_enter(procs);
     tm_process *owner = tm_process_get(procs, key);
@@ -184,6 +205,7 @@ int tm_procs_alias(tm_procs *procs, tm_proc_key key, tm_ref *ref)
     tm_handle *handle;
     int rc = tm_handle_new(procs, owner, TM_HANDLE_ALIAS, (tm_bytes){0}, &handle);
     if (rc) return rc;
+    handle->alias = flags & TM_ALIAS_REPLY ? TM_ALIAS_UNTIL_REPLY : TM_ALIAS_UNTIL_UNALIAS;
     *ref = tm_handle_ref(procs, handle);
     return tm_procs_leave(procs, 0);
 }
@@ -192,27 +214,74 @@ bool tm_procs_unalias(tm_procs *procs, tm_proc_key key, const tm_ref *ref)
 {
     tm_procs_enter(procs);
     tm_handle *handle = handle_of(procs, key, ref);
-    if (!handle) return false;
-    if (handle->reply_alias) {
-        handle->reply_alias = false;
-        return true;
-    }
-    if (handle->kind != TM_HANDLE_ALIAS) return false;
-    tm_handle_free(procs, handle);
+    if (!handle || handle->alias == TM_ALIAS_OFF) return false;
+    handle->alias = TM_ALIAS_OFF;
+    handle->call = false;
+    if (handle->kind == TM_HANDLE_ALIAS) tm_handle_free(procs, handle);
     tm_procs_check(procs);
     return true;
+}
+
+tm_process *tm_alias_owner(const tm_procs *procs, const tm_ref *ref)
+{
+    const tm_handle *handle = tm_handle_find(procs, ref);
+    return handle && handle->alias != TM_ALIAS_OFF ? handle->owner : NULL;
 }
 
 tm_proc_key tm_procs_use_alias(tm_procs *procs, const tm_ref *ref, bool *reply)
 {
     tm_procs_enter(procs);
     tm_handle *handle = tm_handle_find(procs, ref);
-    *reply = handle && handle->reply_alias;
-    if (!handle || (handle->kind != TM_HANDLE_ALIAS && !*reply)) return 0;
+    *reply = handle && handle->call;
+    if (!handle || handle->alias == TM_ALIAS_OFF) return 0;
     tm_proc_key key = handle->owner_key;
-    if (*reply) monitor_cancel(procs, handle);
+    if (handle->alias == TM_ALIAS_UNTIL_REPLY) monitor_cancel(procs, handle);
     tm_procs_check(procs);
     return key;
+}
+
+/* -- monitors of nodes ------------------------------------------------------------------------- */
+
+int tm_procs_monitor_node(tm_procs *procs, tm_proc_key key, tm_bytes node)
+{
+    tm_procs_enter(procs);
+    tm_process *owner = tm_process_get(procs, key);
+    if (!owner) return TM_ENOPROC;
+    if (tm_procs_is_local(procs, node)) return 0;
+    tm_remote *peer;
+    int rc = tm_remote_get(procs, node, &peer);
+    if (rc) return rc;
+    tm_handle *handle;
+    rc = tm_handle_new(procs, owner, TM_HANDLE_NODE, (tm_bytes){0}, &handle);
+    if (rc) return rc;
+    handle->peer = peer;
+    tm_list_push(&peer->watchers, &handle->of_target);
+    return tm_procs_leave(procs, 0);
+}
+
+bool tm_procs_demonitor_node(tm_procs *procs, tm_proc_key key, tm_bytes node)
+{
+    tm_procs_enter(procs);
+    const tm_process *owner = tm_process_get(procs, key);
+    const tm_remote *peer = owner ? tm_remote_find(procs, node) : NULL;
+    if (!peer) return false;
+    TM_LIST_EACH (&peer->watchers, item, following) {
+        tm_handle *handle = TM_CONTAINER(item, tm_handle, of_target);
+        if (handle->owner != owner) continue;
+        tm_handle_free(procs, handle);
+        tm_procs_check(procs);
+        return true;
+    }
+    return false;
+}
+
+void tm_node_lost(tm_procs *procs, tm_handle *handle)
+{
+    tm_proc_event event = {.kind = TM_EVENT_NODE_LOST,
+                           .key = handle->owner_key,
+                           .item = {.node = tm_remote_name(handle->peer)}};
+    tm_procs_event(procs, &event);
+    tm_handle_free(procs, handle);
 }
 
 /* -- watches: monitors of peers ---------------------------------------------------------------- */
@@ -370,7 +439,7 @@ void tm_monitors_settle(tm_procs *procs, tm_process *process)
         tm_handle *handle = TM_CONTAINER(node, tm_handle, of_owner);
         if (handle->kind == TM_HANDLE_MONITOR)
             monitor_cancel(procs, handle);
-        else if (handle->kind == TM_HANDLE_ALIAS)
+        else if (handle->kind != TM_HANDLE_SPAWN)
             tm_handle_free(procs, handle);
     }
 }

@@ -53,6 +53,7 @@ enum tm_proc_signal_kind {
     TM_SIGNAL_MONITOR,      /* from, to (pid or name), ref */
     TM_SIGNAL_DEMONITOR,    /* from, to, ref */
     TM_SIGNAL_MONITOR_EXIT, /* item (what was monitored), to, ref, reason */
+    TM_SIGNAL_GROUP_LEADER, /* to, leader */
 };
 
 typedef struct tm_proc_signal {
@@ -61,10 +62,12 @@ typedef struct tm_proc_signal {
     tm_proc_key sender; /* the local process whose signal order counts; 0: none any more */
     tm_pid from;        /* a local pid; in an answer for a dead one, as the peer named it */
     tm_bytes from_name; /* MONITOR_EXIT of a monitor that was set by name; else ptr is NULL */
-    tm_target to;
+    tm_target to;       /* EXIT2 may go to an alias too */
     tm_ref ref;
     uint64_t unlink_id;
     tm_bytes reason; /* one term */
+    tm_bytes token;  /* EXIT, EXIT2: a trace token, empty without */
+    tm_pid leader;   /* GROUP_LEADER: of any node */
 } tm_proc_signal;
 
 /* -- out: events to the consumer --------------------------------------------------------------- */
@@ -80,6 +83,8 @@ enum tm_proc_event_kind {
     /* A spawn request of ours was answered or failed. On success the monitor (if asked for) stands
      * under the same ref. */
     TM_EVENT_SPAWN_REPLY, /* key, ref, pid or reason (an atom term); ok */
+    /* A node that is watched has gone, or cannot be reached: once for each call. */
+    TM_EVENT_NODE_LOST, /* key, item.node */
 };
 
 typedef struct tm_proc_event {
@@ -89,6 +94,7 @@ typedef struct tm_proc_event {
     tm_ref ref;
     tm_target item;  /* DOWN: what was monitored, as it was named */
     tm_bytes reason; /* one term */
+    tm_bytes token;  /* EXIT_MESSAGE: the trace token that came with it, or empty */
     bool ok;
 } tm_proc_event;
 
@@ -123,6 +129,8 @@ TM_MUST_CHECK int tm_procs_spawn(tm_procs *procs, tm_proc_key *key);
 /* The process has ended by itself with reason (one term): names, aliases, monitors and links are
  * settled, signals are out, no event for the process itself. TM_ENOPROC when it is gone already. */
 int tm_procs_exit(tm_procs *procs, tm_proc_key key, tm_bytes reason);
+/* Every process is ended for noconnection, each with its event. */
+void tm_procs_end_all(tm_procs *procs);
 bool tm_procs_alive(const tm_procs *procs, tm_proc_key key);
 /* The pid of a key, alive or not; the node bytes are borrowed from procs. */
 tm_pid tm_procs_pid(const tm_procs *procs, tm_proc_key key);
@@ -151,13 +159,23 @@ tm_proc_key tm_procs_whereis(const tm_procs *procs, tm_bytes name);
 uint64_t tm_procs_mail_put(tm_procs *procs, tm_proc_key key, uint64_t bytes);
 /* The process has taken messages of that many bytes. Harmless on a dead key. */
 void tm_procs_mail_take(tm_procs *procs, tm_proc_key key, uint64_t bytes);
+/* What waits for living processes. */
+uint64_t tm_procs_mail(const tm_procs *procs);
+/* The process with most waiting bytes, and how many; 0 when none has any. O(processes). */
+tm_proc_key tm_procs_fullest(const tm_procs *procs, uint64_t *bytes);
 
 /* -- monitors and aliases of ours -------------------------------------------------------------- */
 
 enum tm_monitor_flags {
     /* ref is an alias as well; a message to it is delivered once and ends alias and monitor
-     * (erlang:monitor with {alias, reply_demonitor}): what a call uses. */
+     * (erlang:monitor with {alias, reply_demonitor}). tm_procs_use_alias tells that it is the reply
+     * of a call. */
     TM_MONITOR_ALIAS_REPLY = 1,
+    /* The aliases of erlang:monitor/3. EXPLICIT_UNALIAS outlives the monitor; DEMONITOR ends with
+     * it; REPLY_DEMONITOR is as the first, but what comes is mail like any other. */
+    TM_MONITOR_EXPLICIT_UNALIAS = 2,
+    TM_MONITOR_DEMONITOR = 4,
+    TM_MONITOR_REPLY_DEMONITOR = 8,
 };
 
 /* Watches a pid or name of any node. The DOWN comes as an event, for a local target that is not
@@ -167,16 +185,25 @@ enum tm_monitor_flags {
  * TM_EUSE_NAME, TM_ENOMEM. */
 TM_MUST_CHECK int tm_procs_monitor(tm_procs *procs, tm_proc_key watcher, const tm_target *target,
                                    unsigned flags, tm_ref *ref);
-/* Ends monitor and alias: no DOWN and no reply is delivered any more. true if it was there. */
+/* Ends the monitor, and its alias unless that is EXPLICIT_UNALIAS: no DOWN and no reply is
+ * delivered any more. true if it was there. */
 bool tm_procs_demonitor(tm_procs *procs, tm_proc_key watcher, const tm_ref *ref);
 
-/* erlang:alias/0; ends with tm_procs_unalias or the process. unalias of a monitor's alias leaves
+enum tm_alias_flags { TM_ALIAS_REPLY = 1 }; /* ends with the first message through it */
+
+/* erlang:alias/1; ends with tm_procs_unalias or the process. unalias of a monitor's alias leaves
  * the monitor. */
-TM_MUST_CHECK int tm_procs_alias(tm_procs *procs, tm_proc_key key, tm_ref *ref);
+TM_MUST_CHECK int tm_procs_alias(tm_procs *procs, tm_proc_key key, unsigned flags, tm_ref *ref);
 bool tm_procs_unalias(tm_procs *procs, tm_proc_key key, const tm_ref *ref);
 /* A message came for this reference: the process to deliver to, or 0. A reply alias is used up by
- * this (DEMONITOR goes out), and *reply tells that it was one. */
+ * this (DEMONITOR goes out), and *reply tells that it was one of TM_MONITOR_ALIAS_REPLY. */
 tm_proc_key tm_procs_use_alias(tm_procs *procs, const tm_ref *ref, bool *reply);
+
+/* erlang:monitor_node/2: one event for each call when the connection to node goes or cannot be
+ * made, which the owner of the connections has to try. Nothing for this node itself. */
+TM_MUST_CHECK int tm_procs_monitor_node(tm_procs *procs, tm_proc_key key, tm_bytes node);
+/* Takes one call back. true if there was one. */
+bool tm_procs_demonitor_node(tm_procs *procs, tm_proc_key key, tm_bytes node);
 
 /* -- links and exit signals of ours ------------------------------------------------------------ */
 
@@ -186,6 +213,32 @@ TM_MUST_CHECK int tm_procs_link(tm_procs *procs, tm_proc_key key, const tm_pid *
 int tm_procs_unlink(tm_procs *procs, tm_proc_key key, const tm_pid *to);
 /* exit(To, Reason) from the process key, which may be the target itself. */
 int tm_procs_exit2(tm_procs *procs, tm_proc_key key, const tm_pid *to, tm_bytes reason);
+/* exit(Alias, Reason): an alias that is not active is nobody; a reply alias is not used up. */
+int tm_procs_exit_alias(tm_procs *procs, tm_proc_key key, const tm_ref *to, tm_bytes reason);
+
+/* -- what a process hands on: group leader and trace token ------------------------------------- */
+
+/* TM_ENOPROC, TM_ENOMEM. */
+TM_MUST_CHECK int tm_procs_set_leader(tm_procs *procs, tm_proc_key key, const tm_pid *leader);
+/* false when none was set: it is the node's default. The pid is borrowed until the next call. */
+bool tm_procs_leader(const tm_procs *procs, tm_proc_key key, tm_pid *leader);
+/* erlang:group_leader/2 called by the process key, for a process of any node. */
+TM_MUST_CHECK int tm_procs_lead(tm_procs *procs, tm_proc_key key, const tm_pid *to,
+                                const tm_pid *leader);
+
+/* The process has taken a message with that token, or (empty) one without; {Flags, Label, Serial,
+ * From, Previous} as seq_trace has them. On an error it has none: TM_EUSE_TERM for another shape,
+ * TM_EUSE_LIMIT above TM_TRACE_TOKEN_BYTES_MAX, TM_ENOPROC, TM_ENOMEM. */
+TM_MUST_CHECK int tm_procs_trace(tm_procs *procs, tm_proc_key key, tm_bytes token);
+/* The token as it is now, empty without one; borrowed until the next call. */
+tm_bytes tm_procs_token(const tm_procs *procs, tm_proc_key key);
+/* The token for a signal that the process sends now: its serial has been counted up. */
+tm_bytes tm_procs_next_token(tm_procs *procs, tm_proc_key key);
+/* Processes that have a token. Any thread. */
+size_t tm_procs_traced(const tm_procs *procs);
+/* The token of the exit signal that is given to tm_procs_on_exit or _exit2 next. Borrowed until
+ * then. */
+void tm_procs_carry(tm_procs *procs, tm_bytes token);
 
 /* -- spawn requests of ours -------------------------------------------------------------------- */
 
@@ -216,6 +269,9 @@ TM_MUST_CHECK int tm_procs_on_exit(tm_procs *procs, const tm_pid *from, const tm
                                    tm_bytes reason);
 TM_MUST_CHECK int tm_procs_on_exit2(tm_procs *procs, const tm_pid *from, const tm_pid *to,
                                     tm_bytes reason);
+TM_MUST_CHECK int tm_procs_on_exit_alias(tm_procs *procs, const tm_pid *from, const tm_ref *to,
+                                         tm_bytes reason);
+TM_MUST_CHECK int tm_procs_on_group_leader(tm_procs *procs, const tm_pid *leader, const tm_pid *to);
 /* A reference that this peer uses for a monitor already, or one of another node, is ignored. */
 TM_MUST_CHECK int tm_procs_on_monitor(tm_procs *procs, const tm_pid *from, const tm_target *to,
                                       const tm_ref *ref);
@@ -250,7 +306,7 @@ TM_MUST_CHECK int tm_procs_node_up(tm_procs *procs, tm_bytes node, uint32_t crea
 
 /* The connection to node is gone, or could not be made. In OTP's order: links break with
  * `noconnection`, monitors of ours fire `noconnection`, what the peer held on us is forgotten,
- * spawn requests fail. Nothing is sent to that node meanwhile. */
+ * spawn requests fail, monitors of the node fire. Nothing is sent to that node meanwhile. */
 void tm_procs_node_down(tm_procs *procs, tm_bytes node);
 
 #endif

@@ -299,7 +299,7 @@ static void monitor_exit_counts_only_from_the_node_that_was_asked(void **state)
     tm_ref ref = monitor_ok(f, key, tm_target_pid(peer_pid(B, 50)), 0), forged = ref;
     tm_ref alias, request = request_ok(f, key, B, TM_SPAWN_MONITOR);
     tm_ref local = monitor_ok(f, key, tm_target_pid(pid_of(f, other)), 0);
-    assert_int_equal(tm_procs_alias(f->procs, key, &alias), 0);
+    assert_int_equal(tm_procs_alias(f->procs, key, 0, &alias), 0);
     f->len = 0;
     on_monitor_exit_ok(f, C, pid_of(f, key), ref, CRASH);
     on_monitor_exit_ok(f, B, pid_of(f, other), ref, CRASH);
@@ -433,8 +433,8 @@ static void alias_delivers_until_it_is_ended(void **state)
     tm_proc_key key = spawn(f), other = spawn(f);
     bool reply = true;
     tm_ref ref, last;
-    assert_int_equal(tm_procs_alias(f->procs, key, &ref), 0);
-    assert_int_equal(tm_procs_alias(f->procs, key, &last), 0);
+    assert_int_equal(tm_procs_alias(f->procs, key, 0, &ref), 0);
+    assert_int_equal(tm_procs_alias(f->procs, key, 0, &last), 0);
     for (int i = 0; i < 3; i++) assert_true(tm_procs_use_alias(f->procs, &ref, &reply) == key);
     assert_false(reply);
     assert_false(tm_procs_demonitor(f->procs, key, &ref));
@@ -444,7 +444,7 @@ static void alias_delivers_until_it_is_ended(void **state)
     assert_true(tm_procs_use_alias(f->procs, &ref, &reply) == 0);
     exit_ok(f, key, NORMAL);
     assert_true(tm_procs_use_alias(f->procs, &last, &reply) == 0);
-    assert_int_equal(tm_procs_alias(f->procs, key, &ref), TM_ENOPROC);
+    assert_int_equal(tm_procs_alias(f->procs, key, 0, &ref), TM_ENOPROC);
     expect(f, "");
 }
 
@@ -476,7 +476,7 @@ static void dying_process_sends_exits_then_monitor_exits_then_demonitors(void **
     monitor_ok(f, key, name_target(B, "far"), TM_MONITOR_ALIAS_REPLY);
     monitor_ok(f, watcher, name_target(HERE, "srv"), 0);
     monitor_ok(f, key, tm_target_pid(pid_of(f, watcher)), 0);
-    assert_int_equal(tm_procs_alias(f->procs, key, &alias), 0);
+    assert_int_equal(tm_procs_alias(f->procs, key, 0, &alias), 0);
     request_ok(f, key, B, TM_SPAWN_LINK);
     on_monitor_ok(f, peer_pid(B, 50), name_target(HERE, "srv"), 100);
     on_monitor_ok(f, peer_pid(C, 60), tm_target_pid(pid_of(f, key)), 100);
@@ -534,7 +534,7 @@ static void scenario_of_ours(fixture *f, tm_proc_key keys[3])
         RETRY(f, tm_procs_monitor(f->procs, keys[0], &targets[i], TM_MONITOR_ALIAS_REPLY, &ref));
     RETRY(f, tm_procs_monitor(f->procs, keys[0], &targets[0], TM_MONITOR_ALIAS_REPLY, &ref));
     assert_true(tm_procs_use_alias(f->procs, &ref, &reply) == keys[0]);
-    RETRY(f, tm_procs_alias(f->procs, keys[0], &ref));
+    RETRY(f, tm_procs_alias(f->procs, keys[0], 0, &ref));
     RETRY(f, tm_procs_link(f->procs, keys[0], &near));
     RETRY(f, tm_procs_link(f->procs, keys[0], &far));
     RETRY(f, tm_procs_spawn_request(f->procs, keys[0], C, 3, &ref));
@@ -613,7 +613,7 @@ static void destroy_frees_what_is_still_there_in_silence(void **state)
     tm_proc_key a = spawn(f), b = spawn(f), gone = spawn(f);
     tm_ref alias;
     assert_int_equal(tm_procs_register(f->procs, TM_BYTES("srv"), a), 0);
-    assert_int_equal(tm_procs_alias(f->procs, a, &alias), 0);
+    assert_int_equal(tm_procs_alias(f->procs, a, 0, &alias), 0);
     monitor_ok(f, a, tm_target_pid(pid_of(f, b)), 0);
     monitor_ok(f, b, tm_target_pid(pid_of(f, a)), 0);
     monitor_ok(f, a, tm_target_pid(pid_of(f, a)), 0);

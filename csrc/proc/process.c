@@ -191,6 +191,7 @@ int tm_process_new(tm_procs *procs, tm_process **process)
 static void process_free(tm_procs *procs, tm_process *process)
 {
     uint32_t slot = tm_proc_key_id(process->key) - 1;
+    tm_inherit_free(procs, process);
     procs->slots[slot].serial++;
     slot_free(procs, slot);
     tm_alloc_free(procs->alloc, process, sizeof *process);
@@ -222,6 +223,7 @@ void tm_process_discard(tm_procs *procs, tm_process *process)
         tm_watch_free(procs, TM_CONTAINER(node, tm_watch, of_target));
     TM_LIST_EACH (&process->links, node, following)
         tm_link_free(procs, TM_CONTAINER(node, tm_link_end, of_process)->link);
+    procs->mail_bytes -= process->mail_bytes;
     procs->process_count--;
     process_free(procs, process);
 }
@@ -232,6 +234,7 @@ void tm_process_end(tm_procs *procs, tm_process *process, tm_bytes reason, bool 
     process->ending = true;
     process->tell = tell;
     process->reason = reason;
+    procs->mail_bytes -= process->mail_bytes;
     procs->process_count--;
     tm_list_push(&procs->ending, &process->of_ending);
 }
@@ -271,6 +274,16 @@ int tm_procs_exit(tm_procs *procs, tm_proc_key key, tm_bytes reason)
     tm_process_end(procs, process, reason, false);
     tm_procs_settle(procs);
     return tm_procs_leave(procs, 0);
+}
+
+void tm_procs_end_all(tm_procs *procs)
+{
+    tm_procs_enter(procs);
+    for (uint32_t i = 0; i < procs->slot_count; i++)
+        if (procs->slots[i].process)
+            tm_process_end(procs, procs->slots[i].process, TM_TERM_NOCONNECTION, true);
+    tm_procs_settle(procs);
+    tm_procs_check(procs);
 }
 
 bool tm_procs_alive(const tm_procs *procs, tm_proc_key key)
@@ -369,11 +382,29 @@ uint64_t tm_procs_mail_put(tm_procs *procs, tm_proc_key key, uint64_t bytes)
     tm_process *process = tm_process_get(procs, key);
     if (!process) return 0;
     process->mail_bytes += bytes;
+    procs->mail_bytes += bytes;
     return process->mail_bytes;
 }
 
 void tm_procs_mail_take(tm_procs *procs, tm_proc_key key, uint64_t bytes)
 {
     tm_process *process = tm_process_get(procs, key);
-    if (process) process->mail_bytes -= bytes < process->mail_bytes ? bytes : process->mail_bytes;
+    if (!process) return;
+    uint64_t taken = bytes < process->mail_bytes ? bytes : process->mail_bytes;
+    process->mail_bytes -= taken;
+    procs->mail_bytes -= taken;
+}
+
+uint64_t tm_procs_mail(const tm_procs *procs) { return procs->mail_bytes; }
+
+tm_proc_key tm_procs_fullest(const tm_procs *procs, uint64_t *bytes)
+{
+    const tm_process *fullest = NULL;
+    for (uint32_t i = 0; i < procs->slot_count; i++) {
+        const tm_process *process = procs->slots[i].process;
+        if (!process || process->ending) continue;
+        if (process->mail_bytes > (fullest ? fullest->mail_bytes : 0)) fullest = process;
+    }
+    *bytes = fullest ? fullest->mail_bytes : 0;
+    return fullest ? fullest->key : 0;
 }

@@ -28,6 +28,7 @@ int tm_remote_get(tm_procs *procs, tm_bytes node, tm_remote **peer)
     tm_list_init(&made->monitors);
     tm_list_init(&made->requests);
     tm_list_init(&made->watches);
+    tm_list_init(&made->watchers);
     *peer = procs->recent = made;
     return 0;
 }
@@ -40,6 +41,7 @@ void tm_remote_free(tm_procs *procs, tm_remote *peer)
     TM_ASSERT(tm_list_empty(&peer->links));
     TM_ASSERT(tm_list_empty(&peer->monitors));
     TM_ASSERT(tm_list_empty(&peer->watches));
+    TM_ASSERT(tm_list_empty(&peer->watchers));
     if (procs->recent == peer) procs->recent = NULL;
     tm_map_remove(&procs->peers, tm_remote_name(peer));
     tm_procs_trim(&procs->peers);
@@ -83,6 +85,8 @@ void tm_procs_node_down(tm_procs *procs, tm_bytes node)
         tm_watch_free(procs, TM_CONTAINER(item, tm_watch, of_peer));
     TM_LIST_EACH (&peer->requests, item, following)
         tm_request_fail(procs, TM_CONTAINER(item, tm_handle, of_target), TM_TERM_NOCONNECTION);
+    TM_LIST_EACH (&peer->watchers, item, following)
+        tm_node_lost(procs, TM_CONTAINER(item, tm_handle, of_target));
     tm_remote_free(procs, peer);
     tm_procs_check(procs);
 }

@@ -7,6 +7,7 @@
  *   link.c      links and exit signals                            tm_link
  *   monitor.c   monitors and aliases of ours, monitors of peers   tm_handle, tm_watch
  *   request.c   spawn requests, ours and theirs                   tm_handle
+ *   inherit.c   group leaders and trace tokens                    tm_leader, tm_trace
  *   remote.c    peer nodes, up and down                           tm_remote
  *   invariants.c
  *
@@ -32,6 +33,20 @@
 
 /* -- records ----------------------------------------------------------------------------------- */
 
+/* A group leader that was set. */
+typedef struct tm_leader {
+    uint32_t id, serial, creation;
+    size_t node_len;
+    uint8_t node[];
+} tm_leader;
+
+/* From the first trace token on. */
+typedef struct tm_trace {
+    uint64_t clock;    /* largest serial sent or received */
+    uint64_t previous; /* serial of the token that was received last */
+    tm_buf token;      /* empty: none now */
+} tm_trace;
+
 typedef struct tm_process {
     tm_proc_key key;
     uint64_t mail_bytes;
@@ -42,10 +57,12 @@ typedef struct tm_process {
     tm_bytes reason; /* borrowed from the call in progress */
     tm_list of_ending;
     tm_list names;
-    tm_list handles; /* tm_handle.of_owner */
-    tm_list watched; /* tm_handle.of_target: monitors of processes of this node on it */
-    tm_list watches; /* tm_watch.of_target: monitors of peers on it */
-    tm_list links;   /* tm_link_end.of_process */
+    tm_list handles;   /* tm_handle.of_owner */
+    tm_list watched;   /* tm_handle.of_target: monitors of processes of this node on it */
+    tm_list watches;   /* tm_watch.of_target: monitors of peers on it */
+    tm_list links;     /* tm_link_end.of_process */
+    tm_leader *leader; /* NULL: the node's default */
+    tm_trace *trace;   /* NULL: never traced */
 } tm_process;
 
 typedef struct tm_slot {
@@ -67,6 +84,7 @@ typedef struct tm_remote {
     tm_list monitors;  /* tm_handle.of_target: monitors of ours on its processes */
     tm_list requests;  /* tm_handle.of_target: spawn requests of ours, abandoned ones too */
     tm_list watches;   /* tm_watch.of_peer: its monitors on us */
+    tm_list watchers;  /* tm_handle.of_target: monitors of ours on the node itself */
     size_t link_count; /* made by its LINK or SPAWN_REQUEST */
     size_t watch_count;
     uint32_t creation; /* 0: not known */
@@ -82,13 +100,22 @@ typedef struct tm_reason {
     uint8_t bytes[];
 } tm_reason;
 
-enum tm_handle_kind { TM_HANDLE_ALIAS, TM_HANDLE_MONITOR, TM_HANDLE_SPAWN };
+enum tm_handle_kind { TM_HANDLE_ALIAS, TM_HANDLE_MONITOR, TM_HANDLE_SPAWN, TM_HANDLE_NODE };
+
+/* What ends the alias that a handle is. */
+enum tm_alias_mode {
+    TM_ALIAS_OFF,
+    TM_ALIAS_UNTIL_UNALIAS,
+    TM_ALIAS_UNTIL_DEMONITOR,
+    TM_ALIAS_UNTIL_REPLY
+};
 
 /* What a reference of ours stands for. */
 typedef struct tm_handle {
     uint32_t words[TM_OWN_REF_WORDS]; /* the key in procs->handles */
     uint8_t kind;                     /* enum tm_handle_kind */
-    bool reply_alias;                 /* MONITOR: an alias too, used up by one message */
+    uint8_t alias;                    /* enum tm_alias_mode; only of ALIAS and MONITOR */
+    bool call;                        /* the message through it is the reply of a call */
     bool by_name;                     /* MONITOR: name is what was asked for, else the pid */
     uint8_t spawn_flags;              /* SPAWN: enum tm_spawn_flags */
     tm_proc_key owner_key;
@@ -162,6 +189,9 @@ struct tm_procs {
     uint32_t slot_count;
     uint32_t free_first, free_last, free_count; /* first in, first out */
     size_t process_count;                       /* alive */
+    uint64_t mail_bytes;                        /* of living processes */
+    size_t traced_count;                        /* atomic: processes with a trace token */
+    tm_bytes carried;                           /* trace token of the exit signal in progress */
     tm_map names;
     tm_map handles;
     tm_map watches;
@@ -295,7 +325,11 @@ void tm_handle_free(tm_procs *procs, tm_handle *handle);
 /* fills *signal, MONITOR or DEMONITOR, for a handle that has an owner */
 void tm_handle_signal(const tm_procs *procs, const tm_handle *handle, enum tm_proc_signal_kind kind,
                       tm_proc_signal *signal);
-/* A monitor of ours fires; frees the handle. */
+/* The process that an active alias stands for, else NULL. */
+tm_process *tm_alias_owner(const tm_procs *procs, const tm_ref *ref);
+/* A monitor of a node fires; frees the handle. */
+void tm_node_lost(tm_procs *procs, tm_handle *handle);
+/* A monitor of ours fires; frees the handle, unless its alias outlives it. */
 void tm_handle_fire(tm_procs *procs, tm_handle *handle, tm_bytes reason);
 tm_watch_key tm_watch_key_of(const tm_remote *peer, const tm_ref *ref);
 TM_MUST_CHECK int tm_watch_new(tm_procs *procs, tm_process *target, tm_remote *peer,
@@ -304,6 +338,13 @@ TM_MUST_CHECK int tm_watch_new(tm_procs *procs, tm_process *target, tm_remote *p
 void tm_watch_free(tm_procs *procs, tm_watch *watch);
 /* The MONITOR_EXITs, DOWNs and DEMONITORs of a process that ends. */
 void tm_monitors_settle(tm_procs *procs, tm_process *process);
+
+/* -- inherit.c --------------------------------------------------------------------------------- */
+
+/* A signal of this process leaves: its token then, or empty. */
+tm_bytes tm_trace_next(tm_procs *procs, tm_process *process);
+/* Frees both. */
+void tm_inherit_free(tm_procs *procs, tm_process *process);
 
 /* -- request.c --------------------------------------------------------------------------------- */
 
@@ -323,6 +364,11 @@ void tm_remote_free(tm_procs *procs, tm_remote *peer);
 static inline bool tm_remote_stale(const tm_remote *peer, uint32_t creation)
 {
     return peer->creation && peer->creation != creation;
+}
+/* A pid that cannot mean a process of that node. */
+static inline bool tm_remote_nobody(const tm_remote *peer, uint32_t id, uint32_t creation)
+{
+    return id > TM_PID_ID_MAX || tm_remote_stale(peer, creation);
 }
 
 #endif

@@ -82,7 +82,10 @@ static inline void put_target(fixture *f, const tm_target *target)
         put_pid(f, &target->pid);
         return;
     }
-    assert_int_equal(target->kind, TM_TARGET_NAME);
+    if (target->kind == TM_TARGET_REF) {
+        put(f, "alias");
+        return;
+    }
     if (!tm_bytes_equal(target->node, HERE)) put_bytes(f, target->node);
     put(f, "'");
     put_bytes(f, target->name);
@@ -106,6 +109,25 @@ static inline void put_reason(fixture *f, tm_bytes reason)
         put(f, "%zu bytes", reason.len);
 }
 
+/* Serial, sender and previous serial. */
+static inline void put_token(fixture *f, tm_bytes token)
+{
+    tm_cursor c = tm_cursor_of(token);
+    uint32_t arity;
+    uint64_t flags, label, serial, previous;
+    tm_pid from;
+    assert_int_equal(tm_etf_read_tuple(&c, &arity), 0);
+    assert_int_equal(arity, 5);
+    assert_int_equal(tm_etf_read_u64(&c, &flags), 0);
+    assert_int_equal(tm_etf_read_u64(&c, &label), 0);
+    assert_int_equal(tm_etf_read_u64(&c, &serial), 0);
+    assert_int_equal(tm_etf_read_pid(&c, &from), 0);
+    assert_int_equal(tm_etf_read_u64(&c, &previous), 0);
+    put(f, " {%u,%u,%u,", (unsigned)flags, (unsigned)label, (unsigned)serial);
+    put_pid(f, &from);
+    put(f, ",%u}", (unsigned)previous);
+}
+
 static inline void fixture_signal(void *ctx, const tm_proc_signal *s)
 {
     static const char *const names[] = {
@@ -117,6 +139,7 @@ static inline void fixture_signal(void *ctx, const tm_proc_signal *s)
         [TM_SIGNAL_MONITOR] = "MONITOR",
         [TM_SIGNAL_DEMONITOR] = "DEMONITOR",
         [TM_SIGNAL_MONITOR_EXIT] = "MONITOR_EXIT",
+        [TM_SIGNAL_GROUP_LEADER] = "GROUP_LEADER",
     };
     fixture *f = ctx;
     assert_true(tm_bytes_equal(s->node, s->to.node));
@@ -135,6 +158,8 @@ static inline void fixture_signal(void *ctx, const tm_proc_signal *s)
     put_target(f, &s->to);
     if (s->ref.count) put_ref(f, &s->ref);
     if (s->reason.len) put_reason(f, s->reason);
+    if (s->leader.node.len) put_pid(f, &s->leader);
+    if (s->token.len) put_token(f, s->token);
     put(f, "\n");
 }
 
@@ -164,8 +189,13 @@ static inline void fixture_event(void *ctx, const tm_proc_event *e)
         if (e->ok) put_pid(f, &e->pid);
         put_ref(f, &e->ref);
         break;
+    case TM_EVENT_NODE_LOST:
+        put(f, "lost %llu ", key);
+        put_bytes(f, e->item.node);
+        break;
     }
     if (e->reason.len) put_reason(f, e->reason);
+    if (e->token.len) put_token(f, e->token);
     put(f, "\n");
 }
 

@@ -1,6 +1,6 @@
 """tumen: a Python process as a first-class node of an Erlang or Elixir cluster."""
 
-from . import events, lowlevel, sync
+from . import events, lowlevel, sync, typed
 from ._core import lend
 from ._term import (
     Atom,
@@ -17,10 +17,12 @@ from ._term import (
     encode,
 )
 from .app import App
+from .broadcast import RpcResult
 from .errors import (
     AuthError,
     Busy,
     CallTimeout,
+    ChildError,
     DecodeError,
     EncodeError,
     Exit,
@@ -33,10 +35,16 @@ from .errors import (
     ServerDied,
     TumenError,
 )
+from .event_manager import GenEvent
 from .node import Monitor, Node
 from .options import Limits
 from .process import Process
 from .server import Caller, GenServer, NoReply, Stop, blocking
+from .services.global_names import GlobalNames
+from .services.pg import GroupChange, GroupMonitor, Groups
+from .services.pubsub import PubSub, Subscription
+from .supervisor import ChildSpec, Supervisor
+from .typed import convert, mapped, record, struct
 from .workers import current_call
 
 __all__ = [
@@ -48,12 +56,19 @@ __all__ = [
     "Busy",
     "CallTimeout",
     "Caller",
+    "ChildError",
+    "ChildSpec",
     "DecodeError",
     "EncodeError",
     "Exit",
     "Export",
     "Fun",
+    "GenEvent",
     "GenServer",
+    "GlobalNames",
+    "GroupChange",
+    "GroupMonitor",
+    "Groups",
     "ImproperList",
     "LimitExceeded",
     "Limits",
@@ -67,18 +82,27 @@ __all__ = [
     "Port",
     "Process",
     "ProcessExited",
+    "PubSub",
     "Reference",
     "RemoteError",
+    "RpcResult",
     "ServerDied",
     "Stop",
+    "Supervisor",
+    "Subscription",
     "TermMap",
     "TumenError",
     "blocking",
+    "convert",
     "current_call",
     "decode",
     "encode",
     "events",
     "lend",
     "lowlevel",
+    "mapped",
+    "record",
+    "struct",
     "sync",
+    "typed",
 ]

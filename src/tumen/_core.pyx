@@ -95,6 +95,14 @@ cdef object ATOM_EXIT = Atom("EXIT")
 cdef object ATOM_GEN_CALL = Atom("$gen_call")
 cdef object ATOM_MALFORMED = Atom("malformed")
 cdef object ATOM_PROCESS = Atom("process")
+cdef object ATOM_NODEDOWN = Atom("nodedown")
+
+# What a monitor's reference is besides: `Process.monitor`. True: the reply alias of a call.
+cdef dict MONITOR_ALIASES = {
+    None: 0, False: 0, True: TUMEN_MONITOR_ALIAS,
+    "explicit_unalias": TUMEN_MONITOR_EXPLICIT_UNALIAS, "demonitor": TUMEN_MONITOR_DEMONITOR,
+    "reply_demonitor": TUMEN_MONITOR_REPLY_DEMONITOR,
+}
 
 cdef object log = logging.getLogger("tumen")
 cdef tm_alloc ALLOC = tm_alloc_libc(NULL)
@@ -565,9 +573,9 @@ cdef class CoreNode:
     Processes are named by integer keys, terms are Python objects. Every method may be called from
     any thread; `take` by one consumer at a time. `name` is ``"name@host"``, or a host alone to
     ask the first peer for a dynamic name; `epmd_mode` 0: use and, when none answers, become the
-    port mapper; 1: use it; 2: none.
+    port mapper; 1: use it; 2: none. `flags`: capability flags to announce; 0: all that there are.
 
-    ValueError for a bad name or cookie, OSError when the listener cannot be made.
+    ValueError for a bad name or cookie or flags that cannot be kept, OSError when the listener cannot be made.
     """
 
     cdef tumen_node *ptr
@@ -581,20 +589,24 @@ cdef class CoreNode:
     cdef object __weakref__
 
     def __cinit__(self, Engine engine not None, str name not None, str cookie not None, *,
-                  bint visible=False, bint listen=True, listen_host=None, uint16_t listen_port=0,
-                  int epmd_mode=0, epmd_address=None, uint16_t epmd_port=0, **_):
+                  allowed=None, bint visible=False, bint listen=True, listen_host=None,
+                  uint16_t listen_port=0, int epmd_mode=0, epmd_address=None,
+                  uint16_t epmd_port=0, uint64_t flags=0, **_):
         global live_nodes
         cdef tumen_node_options options
         cdef tumen_node *node = NULL
         cdef tumen_engine *owner = engine.get()
         cdef int rc
         texts = [None if text is None else (<str?>text).encode()
-                 for text in (name, cookie, listen_host, epmd_address)]
+                 for text in (name, cookie, listen_host, epmd_address, allowed)]
         for text in texts:
             if text is not None and b"\0" in text:
                 raise ValueError("a NUL character")
         options.name = texts[0]
         options.cookie = texts[1]
+        options.allowed = NULL
+        if texts[4] is not None:
+            options.allowed = texts[4]
         options.listen_host = NULL
         if texts[2] is not None:
             options.listen_host = texts[2]
@@ -606,6 +618,7 @@ cdef class CoreNode:
         options.listen_port = listen_port
         options.epmd_mode = epmd_mode
         options.epmd_port = epmd_port
+        options.flags = flags
         self.engine_ref = <PyObject *>engine
         Py_INCREF(engine)  # Py_DECREF: __dealloc__
         self.own = name
@@ -741,6 +754,12 @@ cdef class CoreNode:
         if rc < 0:
             raise_for(rc, peer or None, "cookie")
 
+    def allow(self, entry):
+        """Adds "node@host", "host" or "name@" to the nodes that may connect."""
+        cdef int rc = tumen_node_allow(self.get(), name_bytes(entry))
+        if rc < 0:
+            raise_for(rc, None, f"allowing {entry!r}")
+
     def connect(self, peer, host=None, uint16_t port=0):
         """Starts to connect; True when it is up already."""
         cdef bytes encoded = None if host is None else (<str?>host).encode()
@@ -755,7 +774,7 @@ cdef class CoreNode:
         return rc == 1
 
     def disconnect(self, peer):
-        """Starts to close; False when there is no connection."""
+        """Starts to close, once what is queued was written; False when there is no connection."""
         cdef int rc = tumen_node_disconnect(self.get(), name_bytes(peer))
         if rc == TM_ENOCONN:
             return False
@@ -929,14 +948,17 @@ cdef class CoreNode:
 
     # -- monitors, links, aliases, spawn requests
 
-    def monitor(self, tumen_key watcher, dest, *, bint alias=False):
-        """Watches a pid or a name; the reference that DOWN will carry. `alias`: it is a reply alias
-        as well."""
+    def monitor(self, tumen_key watcher, dest, *, alias=None):
+        """Watches a pid or a name; the reference that DOWN will carry. `alias`: it is an alias as
+        well, ``"explicit_unalias"``, ``"demonitor"`` or ``"reply_demonitor"``, or (True) one whose
+        message comes as EVENT_REPLY."""
         cdef tumen_target target
         cdef tumen_ref ref
         cdef int rc
+        if alias not in MONITOR_ALIASES:
+            raise ValueError(f"alias {alias!r}: none of {[*MONITOR_ALIASES][3:]}")
         target_fill(dest, self.own, &target)
-        rc = tumen_monitor(self.get(), watcher, &target, TUMEN_MONITOR_ALIAS if alias else 0, &ref)
+        rc = tumen_monitor(self.get(), watcher, &target, MONITOR_ALIASES[alias], &ref)
         if rc < 0:
             raise_for(rc, peer_of(dest, None), "monitor")
         self.sent()
@@ -968,22 +990,26 @@ cdef class CoreNode:
         cdef tumen_pid to = pid_c(pid)
         self.check_sent(tumen_unlink(self.get(), key, &to), pid)
 
-    def exit_signal(self, tumen_key sender, Pid pid not None, reason):
-        """exit(Pid, Reason)."""
-        cdef tumen_pid to = pid_c(pid)
+    def exit_signal(self, tumen_key sender, dest, reason):
+        """exit(Dest, Reason), to a pid or an alias."""
+        cdef tumen_target to
         cdef _Outgoing out = self.outgoing()
         cdef int rc
         try:
+            target_fill(dest, self.own, &to)
+            if to.kind == TUMEN_TO_NAME:
+                raise TypeError(f"an exit signal goes to a Pid or an alias, not to {dest!r}")
             term_encode(reason, &out.buf)
             rc = tumen_exit_signal(self.get(), sender, &to, span_of(out.buf.ptr, out.buf.len))
         finally:
             out.reset()
-        self.check_sent(rc, pid)
+        self.check_sent(rc, dest)
 
-    def alias(self, tumen_key key):
-        """A reference that messages for the process can be sent to, until `unalias`."""
+    def alias(self, tumen_key key, *, bint reply=False):
+        """A reference that messages for the process can be sent to, until `unalias`; `reply`: until
+        the first message."""
         cdef tumen_ref ref
-        cdef int rc = tumen_alias(self.get(), key, &ref)
+        cdef int rc = tumen_alias(self.get(), key, TUMEN_ALIAS_REPLY if reply else 0, &ref)
         if rc < 0:
             raise_for(rc, None, "alias")
         return ref_py(&ref)
@@ -992,16 +1018,74 @@ cdef class CoreNode:
         cdef tumen_ref inner = ref_c(ref)
         return tumen_unalias(self.get(), key, &inner) == 1
 
-    def spawn_request(self, tumen_key sender, peer, module, function, list args not None):
-        """Asks a node to spawn a function, monitored; the reference of what follows."""
+    def monitor_node(self, tumen_key key, name, bint on=True):
+        """monitor_node(Name, On): an event EVENT_NODE_LOST for each call when the connection goes or
+        cannot be made. False when there was none to take back."""
+        cdef int rc = tumen_monitor_node(self.get(), key, name_bytes(name), on)
+        if rc < 0:
+            raise_for(rc, name, "monitor_node")
+        self.sent()
+        return on or rc == 1
+
+    def group_leader(self, tumen_key key):
+        """The group leader that was set for a process, or None. NoProc."""
+        cdef char space[TUMEN_NODE_NAME_BYTES]
+        cdef tumen_pid leader
+        cdef int rc = tumen_group_leader(self.get(), key, &leader, space)
+        if rc < 0:
+            raise_for(rc, None, "group_leader")
+        return pid_py(&leader) if rc else None
+
+    def set_group_leader(self, tumen_key by, Pid pid not None, Pid leader not None):
+        """group_leader(Leader, Pid), asked for by the process `by`. NoProc for a dead local pid."""
+        cdef tumen_pid to = pid_c(pid), new = pid_c(leader)
+        self.check_sent(tumen_set_group_leader(self.get(), by, &to, &new), pid)
+
+    def trace(self, tumen_key key, bytes token not None):
+        """The process has taken a message with that trace token, an encoded term; empty: without.
+        What is no token is left out."""
+        cdef int rc = tumen_trace(self.get(), key, span_of(
+            <const uint8_t *>PyBytes_AS_STRING(token), <size_t>PyBytes_GET_SIZE(token)))
+        if rc == TM_ENOMEM:
+            raise_for(rc, None, "trace token")
+
+    def trace_token(self, tumen_key key):
+        """The trace token of a process, an encoded term; empty without one."""
+        cdef uint8_t space[TUMEN_TRACE_TOKEN_BYTES]
+        cdef int rc = tumen_trace_token(self.get(), key, space, TUMEN_TRACE_TOKEN_BYTES)
+        return PyBytes_FromStringAndSize(<const char *>space, max(rc, 0))
+
+    def expose(self, module, function, bint on=True):
+        """Lets spawn requests run a function: EVENT_SPAWN. ValueError for a name that is none."""
+        cdef int rc = tumen_expose(self.get(), name_bytes(module), name_bytes(function), on)
+        if rc < 0:
+            raise_for(rc, None, f"exposing {module}:{function}")
+
+    def spawn_request(self, tumen_key sender, peer, module, function, list args not None, *,
+                      bint link=False, bint monitor=True, Pid leader=None, options=()):
+        """Asks a node to spawn a function; the reference of what follows. `leader`: the group leader,
+        else the sender; `options`: terms, those of spawn_opt/5 beyond link and monitor."""
         cdef tumen_ref ref
+        cdef tumen_spawn_spec spec
         cdef _Outgoing out = self.outgoing()
+        cdef size_t args_size
         cdef int rc
         try:
             term_encode(args, &out.buf)
-            rc = tumen_spawn_request(
-                self.get(), sender, name_bytes(peer), name_bytes(module), name_bytes(function),
-                <uint32_t>len(args), span_of(out.buf.ptr, out.buf.len), &ref)
+            args_size = out.buf.len
+            if options:
+                term_encode(list(options), &out.buf)
+            spec.peer = name_bytes(peer)
+            spec.module = name_bytes(module)
+            spec.function = name_bytes(function)
+            spec.arity = <uint32_t>len(args)
+            spec.flags = (TUMEN_SPAWN_LINK if link else 0) | (TUMEN_SPAWN_MONITOR if monitor else 0)
+            spec.args = span_of(out.buf.ptr, args_size)
+            spec.options = span_of(out.buf.ptr + args_size, out.buf.len - args_size)
+            spec.leader.node = span_of(NULL, 0)
+            if leader is not None:
+                spec.leader = pid_c(leader)
+            rc = tumen_spawn_request(self.get(), sender, &spec, &ref)
         finally:
             out.reset()
         self.check_sent(rc, (module, peer))
@@ -1054,7 +1138,11 @@ cdef class CoreNode:
         result.wire_bytes = event.wire_bytes
         result.node = text_of(event.node)
         result.name = text_of(event.name)
-        result.text = text_of(event.text)
+        if event.kind >= TUMEN_EVENT_NODEUP:
+            result.text = text_of(event.text)
+        else:
+            result.text = ""
+            result.token = token_of(event)
         if event.from_.node.len:
             result.sender = pid_py(&event.from_)
         if event.ref.node.len:
@@ -1074,6 +1162,11 @@ cdef class CoreNode:
         return 0
 
 
+# The trace token that an event carries; empty without one.
+cdef inline bytes token_of(const tumen_event *event):
+    return PyBytes_FromStringAndSize(<const char *>event.text.ptr, <Py_ssize_t>event.text.len)
+
+
 cdef dict connection_py(const tumen_connection *entry):
     return {
         "name": text_of(entry.name), "up": entry.state == TUMEN_UP, "visible": bool(entry.visible),
@@ -1081,7 +1174,8 @@ cdef dict connection_py(const tumen_connection *entry):
         "bytes_in": entry.bytes_in, "bytes_out": entry.bytes_out, "frames_in": entry.frames_in,
         "frames_out": entry.frames_out, "ticks_in": entry.ticks_in, "ticks_out": entry.ticks_out,
         "queue_bytes": entry.queue_bytes, "queue_count": entry.queue_count,
-        "inbox_bytes": entry.inbox_bytes,
+        "inbox_bytes": entry.inbox_bytes, "reassembly_bytes": entry.reassembly_bytes,
+        "atoms": entry.atoms,
         "address": (<bytes>entry.address).decode("ascii", "replace"),
     }
 
@@ -1103,6 +1197,7 @@ cdef class CoreEvent:
     cdef readonly str node
     cdef readonly str name
     cdef readonly str text
+    cdef readonly bytes token    # a trace token, encoded; empty without one
     cdef readonly object term    # None without one
 
     def __repr__(self):
@@ -1118,6 +1213,7 @@ EVENT_EXITED = TUMEN_EVENT_EXITED
 EVENT_SPAWN = TUMEN_EVENT_SPAWN
 EVENT_ABANDONED = TUMEN_EVENT_ABANDONED
 EVENT_SPAWN_REPLY = TUMEN_EVENT_SPAWN_REPLY
+EVENT_NODE_LOST = TUMEN_EVENT_NODE_LOST
 EVENT_NODEUP = TUMEN_EVENT_NODEUP
 EVENT_NODEDOWN = TUMEN_EVENT_NODEDOWN
 EVENT_CONNECT_FAILED = TUMEN_EVENT_CONNECT_FAILED
@@ -1131,6 +1227,14 @@ EVENT_STOPPED = TUMEN_EVENT_STOPPED
 EVENT_BROKEN = TUMEN_EVENT_BROKEN
 
 # -- mailbox ------------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class _Traced:
+    """A message in a mailbox, and the trace token it came with."""
+
+    cdef object message
+    cdef bytes token   # empty: it came without; None: of the node itself, which leaves all as it is
 
 
 cdef class CoreProcess:
@@ -1155,6 +1259,8 @@ cdef class CoreProcess:
     cdef int turn_messages            # since the process last gave the loop a turn
     cdef int64_t turn_ns              # when that was
     cdef int calls                    # of its own that are under way
+    cdef bint traced                  # a trace token has come: from here on mail is `_Traced`
+    cdef bint has_token               # it has one now
     cdef object __weakref__
 
     def __cinit__(self, *_, **__):
@@ -1176,9 +1282,29 @@ cdef class CoreProcess:
             self.taken += nbytes
             self.report()
             return 0
+        if self.traced and type(message) is not _Traced:
+            message = traced_mail(message, None)
         self.mail.append(message)
         self.sizes.append(nbytes)
         self.wake()
+        return 0
+
+    cdef int put_traced(self, object message, uint64_t nbytes, bytes token) except -1:
+        """As `put`, for what comes with a token, or (empty) could have come with one."""
+        if not self.sink:
+            self.traced = True
+        return self.put(traced_mail(message, token), nbytes)
+
+    cdef object untrace(self, _Traced mail):
+        """The message, which the process takes now."""
+        if mail.token is not None:
+            self.take_token(mail.token)
+        return mail.message
+
+    cdef int take_token(self, bytes token) except -1:
+        if (token or self.has_token) and self.core.ptr != NULL:
+            self.core.trace(self.key, token)
+        self.has_token = len(token) != 0
         return 0
 
     cdef int wake(self) except -1:
@@ -1224,7 +1350,7 @@ cdef class CoreProcess:
             self.head = 0
         if self.taken >= TAKEN_BYTES:
             self.report()
-        return message
+        return self.untrace(message) if type(message) is _Traced else message
 
     cdef int report(self) except -1:
         cdef uint64_t nbytes = self.taken
@@ -1265,12 +1391,17 @@ cdef class CoreProcess:
         """Messages in the mailbox."""
         return PyList_GET_SIZE(self.mail) - self.head
 
+    @property
+    def _asleep(self):
+        """Whether its task waits for mail."""
+        return self.waiter is not None and not self.waiter.done()
+
     def _find(self, match, Py_ssize_t start=0):
         """Place of the first message from `start` on that `match` accepts (None: any), else -1."""
         cdef Py_ssize_t i = start
         self.check()
         while i < PyList_GET_SIZE(self.mail) - self.head:
-            if match is None or match(self.mail[self.head + i]):
+            if match is None or match(untraced(self.mail[self.head + i])):
                 return i
             i += 1
         return -1
@@ -1284,7 +1415,20 @@ cdef class CoreProcess:
         self.taken += <uint64_t>self.sizes.pop(place)
         if self.taken >= TAKEN_BYTES:
             self.report()
-        return message
+        return self.untrace(message) if type(message) is _Traced else message
+
+    def _check(self):
+        """ProcessExited unless it lives."""
+        self.check()
+
+    def _deliver(self, message):
+        """Puts a message of the node itself into the mailbox."""
+        self.put(message, 0)
+
+    def _trace(self, bytes token not None):
+        """From here on it has this trace token."""
+        self.traced = True
+        self.take_token(token)
 
     def _mail_future(self):
         """Resolved by the next message, or by the end of the process."""
@@ -1345,11 +1489,37 @@ cdef class CoreProcess:
         self.check()
         self.core.unlink(self.key, pid)
 
-    def monitor(self, dest):
+    def monitor(self, dest, *, alias=None):
         """Watches a pid or a name; the reference of the one message that will come:
-        ``(Atom("DOWN"), ref, Atom("process"), pid or (name, node), reason)``."""
+        ``(Atom("DOWN"), ref, Atom("process"), pid or (name, node), reason)``.
+
+        With `alias` others can send messages to the reference too, as in erlang:monitor/3:
+        ``"explicit_unalias"`` until `unalias`; ``"demonitor"`` until the monitor ends, by
+        `demonitor` or by its DOWN; ``"reply_demonitor"`` also until the first message that comes by
+        it, which ends the monitor too."""
         self.check()
-        return self.core.monitor(self.key, dest)
+        if alias is not None and not isinstance(alias, str):
+            raise ValueError(f"alias {alias!r}: one of Erlang's names, or None")
+        return self.core.monitor(self.key, dest, alias=alias)
+
+    def alias(self, *, bint reply=False):
+        """A reference that anybody can send messages for this process to, until `unalias`; with
+        `reply` until the first such message."""
+        self.check()
+        return self.core.alias(self.key, reply=reply)
+
+    def unalias(self, ref):
+        """Ends an alias: what is sent to it from now on reaches nobody. A monitor of the same
+        reference stays. True when it was active."""
+        self.check()
+        return self.core.unalias(self.key, ref)
+
+    def monitor_node(self, name, bint flag=True):
+        """erlang:monitor_node: the message ``(Atom("nodedown"), Atom(name))`` comes once for each
+        call when the connection to that node goes, or cannot be made: it is made if need be.
+        ``flag=False`` takes one call back. The node itself is never down."""
+        self.check()
+        self.core.monitor_node(self.key, name, flag)
 
     def demonitor(self, ref):
         """Ends a monitor, and takes a DOWN that has come already out of the mailbox. True when the
@@ -1360,15 +1530,45 @@ cdef class CoreProcess:
         place = self._find(lambda message: is_down(message, ref))
         if place >= 0:
             self._remove(place)
+        else:
+            self.core.drop_down(ref)
         return False
 
-    def exit(self, pid, reason):
-        """exit(Pid, Reason): an exit signal to a process, which may be this one."""
+    def exit(self, dest, reason):
+        """exit(Dest, Reason): an exit signal to a process, which may be this one, or to an alias,
+        which OTP 28 and tumen know: on older nodes it reaches nobody."""
         self.check()
-        self.core.exit_signal(self.key, pid, reason)
+        self.core.exit_signal(self.key, dest, reason)
+
+    def set_group_leader(self, pid, leader):
+        """group_leader(Leader, Pid): gives a process of any node another group leader."""
+        self.check()
+        self.core.set_group_leader(self.key, pid, leader)
+
+    @property
+    def seq_trace_token(self):
+        """The token of the sequential trace that this process is part of, as seq_trace shows it:
+        ``(flags, label, serial, from, previous)``; None outside of one. It came with the message
+        taken last, and goes along with all that this process sends."""
+        if not self.has_token or not self.alive:
+            return None
+        token = self.core.trace_token(self.key)
+        return term_build(<const uint8_t *>PyBytes_AS_STRING(token), <size_t>len(token), 0) \
+            if token else None
 
 
 cdef object ATOM_GEN_CAST = Atom("$gen_cast")
+
+
+cdef inline _Traced traced_mail(object message, bytes token):
+    cdef _Traced mail = _Traced.__new__(_Traced)
+    mail.message = message
+    mail.token = token
+    return mail
+
+
+cdef inline object untraced(object mail):
+    return (<_Traced>mail).message if type(mail) is _Traced else mail
 
 
 cdef bint is_down(object message, object ref) except -1:
@@ -1453,12 +1653,14 @@ cdef enum:
     NOT_SPAWNED = 3
     EXPIRED = 4
     ENDED = 5
+    SPAWNED = 6
 
 OUTCOME_REPLIED = REPLIED
 OUTCOME_DOWN = DOWN
 OUTCOME_NOT_SPAWNED = NOT_SPAWNED
 OUTCOME_EXPIRED = EXPIRED
 OUTCOME_ENDED = ENDED
+OUTCOME_SPAWNED = SPAWNED
 
 
 @cython.final
@@ -1478,6 +1680,9 @@ cdef class PendingCall:
     cdef readonly int outcome
     cdef readonly object value
     cdef bint is_spawn
+    cdef bint ends_spawned        # the pid is the outcome, not the DOWN that may follow
+    cdef bint keeps_down          # that DOWN is for `following`
+    cdef readonly PendingCall following
     cdef bint was_up             # the connection, when the call began
     cdef object ups              # how often it had come up by then
     cdef _Deadlines deadlines     # where it waits for its deadline, or None
@@ -1593,7 +1798,7 @@ cdef class LoopNode(CoreNode):
     """A node whose events are dispatched on one asyncio loop.
 
     `handler` gets what is not for a mailbox or a future: ``spawn_requested(key, sender, ref,
-    function, args)``, ``worker_abandoned(key)``, ``worker_exited(key, reason)``,
+    module, function, args)``, ``worker_abandoned(key)``, ``worker_exited(key, reason)``,
     ``node_event(event)``, ``queue_full(peer)`` and ``message_refused(node, key, reason, size)``.
     """
 
@@ -1610,6 +1815,7 @@ cdef class LoopNode(CoreNode):
     cdef set up                # names of nodes with a connection
     cdef set full              # names of nodes whose queue was found full, until it is writable
     cdef set blamed            # connections of which nothing is delivered any more
+    cdef set unwanted          # words of references whose DOWN may be on its way to us, too late
     cdef tumen_batch *batch    # taken, partly dispatched
     cdef bint draining
     cdef bint again            # a drain goes on in the next turn
@@ -1630,6 +1836,7 @@ cdef class LoopNode(CoreNode):
         self.up = set()
         self.full = set()
         self.blamed = set()
+        self.unwanted = set()
 
     def __dealloc__(self):
         # The engine has freed the memory of a batch whose node is gone.
@@ -1679,11 +1886,16 @@ cdef class LoopNode(CoreNode):
 
     # -- processes and calls
 
-    def attach(self, CoreProcess process not None, *, bint sink=False):
-        """Makes a process of the node and gives it to `process`, which has none yet."""
+    def attach(self, CoreProcess process not None, *, bint sink=False, uint64_t key=0):
+        """Makes a process of the node, or takes the one of that key, and gives it to `process`,
+        which has none yet."""
         if process.core is not None:
             raise RuntimeError("this object is a process already")
-        cdef tumen_key key = self.spawn()
+        if not key:
+            key = self.spawn()
+        elif self.trace_token(key):
+            # Of the request that it was made for.
+            process.traced = process.has_token = True
         process.pid = self.pid(key)
         process.key = key
         process.core = self
@@ -1743,12 +1955,27 @@ cdef class LoopNode(CoreNode):
         return self.pending(owner, ref, ref_key(&inner), peer_of(dest, self.own), False)
 
     def spawn_begin(self, CoreProcess owner not None, str peer not None, module, function,
-                    list args not None):
+                    list args not None, *, Pid leader=None):
         """spawn_request with a monitor: the DOWN that ends it is the outcome."""
         owner.check()
-        cdef Reference ref = self.spawn_request(owner.key, peer, module, function, args)
+        cdef Reference ref = self.spawn_request(owner.key, peer, module, function, args,
+                                                leader=leader)
         cdef tumen_ref inner = ref_c(ref)
         return self.pending(owner, ref, ref_key(&inner), peer, True)
+
+    def remote_begin(self, CoreProcess owner not None, str peer not None, module, function,
+                     list args not None, *, bint link, bint monitor, bint keep_down, Pid leader,
+                     options):
+        """spawn_request whose outcome is OUTCOME_SPAWNED with the pid. `keep_down`: the DOWN of the
+        monitor is the outcome of `following`, else a message."""
+        owner.check()
+        cdef Reference ref = self.spawn_request(owner.key, peer, module, function, args, link=link,
+                                                monitor=monitor, leader=leader, options=options)
+        cdef tumen_ref inner = ref_c(ref)
+        cdef PendingCall call = self.pending(owner, ref, ref_key(&inner), peer, True)
+        call.ends_spawned = True
+        call.keeps_down = keep_down
+        return call
 
     def monitor_begin(self, CoreProcess owner not None, dest):
         """A monitor whose DOWN is the outcome, not a message."""
@@ -1756,6 +1983,15 @@ cdef class LoopNode(CoreNode):
         cdef Reference ref = self.monitor(owner.key, dest)
         cdef tumen_ref inner = ref_c(ref)
         return self.pending(owner, ref, ref_key(&inner), peer_of(dest, self.own), False)
+
+    cdef int drop_down(self, Reference ref) except -1:
+        """A monitor that had fired was ended: its DOWN may wait in the inbox still."""
+        cdef tumen_ref inner = ref_c(ref)
+        if not self.unwanted:
+            # What waits is dispatched then, and the set is empty again.
+            self.call_soon(self.drain)
+        self.unwanted.add(ref_key(&inner))
+        return 0
 
     cdef int end_calls(self, CoreProcess owner) except -1:
         cdef PendingCall call
@@ -1799,6 +2035,7 @@ cdef class LoopNode(CoreNode):
             if self.batch == NULL:
                 self.batch = tumen_node_take(self.ptr)
                 if self.batch == NULL:
+                    self.unwanted.clear()
                     return tumen_node_arm(self.ptr) != 0
             event = tumen_batch_next(self.batch)
             if event == NULL:
@@ -1837,6 +2074,8 @@ cdef class LoopNode(CoreNode):
             return self.on_exit(event)
         if event.kind == TUMEN_EVENT_EXITED:
             return self.on_exited(event)
+        if event.kind == TUMEN_EVENT_NODE_LOST:
+            return self.on_node_lost(event)
         return self.on_node(event)
 
     cdef object term_of(self, const tumen_event *event):
@@ -1876,6 +2115,8 @@ cdef class LoopNode(CoreNode):
         if process.calls and self.plain_reply(process, message):
             tumen_mail_taken(self.ptr, event.process, event.wire_bytes)
             return 0
+        if event.text.len or process.traced:
+            return process.put_traced(message, event.wire_bytes, token_of(event))
         return process.put(message, event.wire_bytes)
 
     cdef bint plain_reply(self, CoreProcess process, object message) except -1:
@@ -1904,14 +2145,20 @@ cdef class LoopNode(CoreNode):
         if call is None:
             return 0
         reply = self.term_of(event)
+        if (event.text.len or call.owner.traced) and not call.owner.sink:
+            call.owner.traced = True
+            call.owner.take_token(token_of(event))
         # {[alias|Ref], Reply}: the reference has said already whose it is.
         if type(reply) is tuple and len(<tuple>reply) == 2:
             return call.finish(REPLIED, (<tuple>reply)[1])
         return call.finish(DOWN, ATOM_MALFORMED)
 
     cdef int on_down(self, const tumen_event *event) except -1:
-        cdef PendingCall call = self.calls.pop(ref_key(&event.ref), None)
+        cdef bytes key = ref_key(&event.ref)
+        cdef PendingCall call = self.calls.pop(key, None)
         cdef CoreProcess process
+        if self.unwanted and key in self.unwanted:
+            return 0
         reason = self.term_of(event)
         if call is not None:
             return call.finish(DOWN, reason)
@@ -1929,7 +2176,13 @@ cdef class LoopNode(CoreNode):
         cdef bytes key = ref_key(&event.ref)
         cdef PendingCall call
         if event.code == 0:
-            return 0
+            call = self.calls.get(key)
+            if call is None or not call.ends_spawned:
+                return 0
+            del self.calls[key]
+            if call.keeps_down:
+                call.following = self.pending(call.owner, call.ref, key, call.peer, False)
+            return call.finish(SPAWNED, pid_py(&event.from_))
         call = self.calls.pop(key, None)
         if call is not None:
             call.finish(NOT_SPAWNED, self.term_of(event))
@@ -1938,15 +2191,24 @@ cdef class LoopNode(CoreNode):
     cdef int on_spawn(self, const tumen_event *event) except -1:
         args = self.term_of(event)
         self.handler.spawn_requested(
-            event.process, pid_py(&event.from_), ref_py(&event.ref), text_of(event.name), args)
+            event.process, pid_py(&event.from_), ref_py(&event.ref), text_of(event.node),
+            text_of(event.name), args)
         return 0
 
     cdef int on_exit(self, const tumen_event *event) except -1:
         cdef CoreProcess process = self.processes.get(event.process)
         if process is None:
             return 0
-        return process.put((ATOM_EXIT, pid_py(&event.from_), self.term_of(event)),
-                           event.wire_bytes)
+        message = (ATOM_EXIT, pid_py(&event.from_), self.term_of(event))
+        if event.text.len or process.traced:
+            return process.put_traced(message, event.wire_bytes, token_of(event))
+        return process.put(message, event.wire_bytes)
+
+    cdef int on_node_lost(self, const tumen_event *event) except -1:
+        cdef CoreProcess process = self.processes.get(event.process)
+        if process is None:
+            return 0
+        return process.put((ATOM_NODEDOWN, Atom(text_of(event.node))), 0)
 
     cdef int on_exited(self, const tumen_event *event) except -1:
         cdef CoreProcess process = self.processes.get(event.process)

@@ -1,5 +1,15 @@
-from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
-from typing import Any, Literal, SupportsIndex, final, overload
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
+from typing import (
+    Any,
+    Literal,
+    Protocol,
+    Self,
+    SupportsIndex,
+    TypeVar,
+    final,
+    overload,
+    type_check_only,
+)
 
 from typing_extensions import Buffer
 
@@ -19,6 +29,8 @@ __all__ = [
     "encode",
     "set_atom_table_count_max",
 ]
+
+_T = TypeVar("_T")
 
 @final
 class Atom:
@@ -163,12 +175,100 @@ class TermMap(Mapping[Any, Any]):
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
+class Mismatch(Exception):
+    expected: str
+    found: str
+    hint: str
+    steps: list[str]
+    def __init__(self, expected: str, found: str, hint: str = "") -> None: ...
+    def path(self) -> str: ...
+
+@type_check_only
+class _Plan(Protocol):
+    @property
+    def exact(self) -> frozenset[type] | None: ...
+    @property
+    def decodes(self) -> bool: ...
+    @property
+    def read(self) -> Callable[[Any], Any]: ...
+
+@final
+class Part:
+    def __new__(cls, plan: _Plan) -> Self: ...
+
+@final
+class Each:
+    def __init__(self, plan: _Plan) -> None: ...
+    def read(self, terms: Iterable[Any], /) -> list[Any]: ...
+
+@final
+class Row:
+    def __init__(self, plans: Iterable[_Plan], steps: Iterable[str]) -> None: ...
+    def read(self, terms: tuple[Any, ...], /) -> tuple[Any, ...]: ...
+
+@final
+class Maker:
+    def __init__(
+        self,
+        cls: type,
+        names: tuple[str, ...] | None,
+        plain: bool,
+        refused: Callable[[type, Exception], Mismatch],
+    ) -> None: ...
+    def make(self, values: tuple[Any, ...], /) -> Any: ...
+
+@final
+class MapRow:
+    def __init__(
+        self,
+        row: Row,
+        builder: Maker,
+        keys: dict[type, tuple[Any, ...]],
+        head: tuple[Atom, Atom] | None,
+        size: int,
+        slow: Callable[[Any], Any],
+    ) -> None: ...
+    def read(self, term: Any, /) -> Any: ...
+
+@final
+class RecordRow:
+    def __init__(
+        self, row: Row, builder: Maker, tag: Atom, refuse: Callable[[Any], Mismatch]
+    ) -> None: ...
+    def read(self, term: Any, /) -> Any: ...
+
+@final
+class FormWriter:
+    def __init__(
+        self,
+        names: Iterable[str],
+        head: Iterable[Atom | None],
+        keys: Iterable[Any] | None,
+        writers: Iterable[Callable[[Any], Any] | None],
+        words: Iterable[str],
+        unset: object,
+    ) -> None: ...
+
 def atom_table() -> tuple[int, int]: ...
 def set_atom_table_count_max(count: int, /) -> None: ...
+@overload
 def decode(
     data: Buffer,
     /,
     *,
+    as_: type[_T],
+    binaries: Literal["bytes", "utf8"] = "bytes",
+    views: bool = False,
+    depth_max: int | None = None,
+    big_bytes_max: int | None = None,
+    decoded_bytes_max: int | None = None,
+) -> _T: ...
+@overload
+def decode(
+    data: Buffer,
+    /,
+    *,
+    as_: Any = None,
     binaries: Literal["bytes", "utf8"] = "bytes",
     views: bool = False,
     depth_max: int | None = None,

@@ -119,6 +119,7 @@ cdef extern from "Python.h":
     int dict_set "PyDict_SetItem"(PyObject *d, PyObject *k, PyObject *v)
     int dict_next "PyDict_Next"(PyObject *d, Py_ssize_t *at, PyObject **k, PyObject **v)
     Py_ssize_t dict_size "PyDict_GET_SIZE"(PyObject *d)
+    PyObject *dict_get "PyDict_GetItemWithError"(PyObject *d, PyObject *k) except? NULL
     Py_hash_t object_hash "PyObject_Hash"(PyObject *o) except -1
     long long long_value "PyLong_AsLongLongAndOverflow"(PyObject *o, int *overflow)
     double float_value "PyFloat_AS_DOUBLE"(PyObject *o)
@@ -1719,6 +1720,264 @@ cdef int raise_key_nesting(Builder *b) except -1:
         path=path, offset=offset)
 
 
+# -- values of a type -----------------------------------------------------------------------------
+
+# What tumen.typed does for each term: the plans are made there, and run here.
+
+class Mismatch(Exception):
+    """A term is not of its type, or a value has no term. tumen.typed turns it into what users see.
+
+    `steps` lead to it, the innermost first: each level that it passes adds its own.
+    """
+
+    def __init__(self, expected, found, hint=""):
+        super().__init__(expected, found)
+        self.expected = expected
+        self.found = found
+        self.hint = hint
+        self.steps = []
+
+    def path(self):
+        """Where, from the root of the term."""
+        return "$" + "".join(reversed(self.steps))
+
+
+cdef enum:
+    # Classes of a part that are compared by their address; a type seldom takes more as they are.
+    EXACT_KEPT = 3
+
+
+@cython.final
+cdef class Part:
+    """One plan of tumen.typed, with the classes of terms that it returns unchanged at hand."""
+
+    cdef object plan
+    cdef object exact                      # a frozenset of classes; None: all
+    cdef PyTypeObject *kept[EXACT_KEPT]    # borrowed from exact
+    cdef Py_ssize_t count                  # of kept; more than EXACT_KEPT: look into exact
+    cdef bint decodes                      # bytes become the str whose UTF-8 they are
+
+    def __cinit__(self, plan):
+        cdef Py_ssize_t place = 0
+        self.plan = plan
+        self.decodes = plan.decodes
+        self.exact = plan.exact
+        self.count = 0 if self.exact is None else len(self.exact)
+        if self.exact is not None and self.count <= EXACT_KEPT:
+            for kind in self.exact:
+                self.kept[place] = <PyTypeObject *>kind
+                place += 1
+
+    cdef inline bint unchanged(self, object term) except -1:
+        cdef PyTypeObject *kind = type_of(<PyObject *>term)
+        cdef Py_ssize_t place
+        if self.exact is None:
+            return True
+        if self.count > EXACT_KEPT:
+            return <object>kind in self.exact
+        for place in range(self.count):
+            if self.kept[place] == kind:
+                return True
+        return False
+
+    cdef inline object value(self, object term):
+        if self.unchanged(term):
+            return term
+        if self.decodes and type(term) is bytes:
+            try:
+                return (<bytes>term).decode("utf-8")
+            except UnicodeDecodeError:
+                pass  # the plan says what is wrong
+        return self.plan.read(term)
+
+
+cdef tuple parts_of(object plans):
+    return tuple([Part(plan) for plan in plans])
+
+
+@cython.final
+cdef class Each:
+    """Reads all items of a list or tuple by one plan; steps are their places."""
+
+    cdef Part part
+
+    def __init__(self, plan):
+        self.part = Part(plan)
+
+    def read(self, terms, /):
+        cdef Part part = self.part
+        cdef list values = list(terms)
+        cdef Py_ssize_t place = 0
+        # Most lists are of one kind that stays as it is: then the copy is all that there is to do.
+        while place < len(values) and part.unchanged(values[place]):
+            place += 1
+        if place == len(values):
+            return values
+        try:
+            while place < len(values):
+                values[place] = part.value(values[place])
+                place += 1
+        except Mismatch as error:
+            error.steps.append(f"[{place}]")
+            raise
+        return values
+
+
+@cython.final
+cdef class Row:
+    """Reads a tuple of as many terms as there are plans; steps name their places in a path."""
+
+    cdef tuple parts
+    cdef tuple steps
+
+    def __init__(self, plans, steps):
+        self.parts = parts_of(plans)
+        self.steps = tuple(steps)
+        if len(self.parts) != len(self.steps):
+            raise ValueError("a step for each plan")
+
+    def read(self, tuple terms not None, /):
+        return self.read_from(terms, 0)
+
+    cdef tuple read_from(self, tuple terms, Py_ssize_t start):
+        cdef Py_ssize_t count = len(self.parts)
+        cdef Py_ssize_t place = 0
+        cdef PyObject *made
+        cdef tuple values
+        cdef object value
+        if len(terms) - start != count:
+            raise ValueError("a row of another size")
+        made = new_tuple(count)
+        values = <tuple>made
+        decref(made)
+        try:
+            for place in range(count):
+                value = (<Part>self.parts[place]).value(terms[start + place])
+                Py_INCREF(value)
+                term_tuple_items(made)[place] = <PyObject *>value
+        except Mismatch as error:
+            error.steps.append(self.steps[place])
+            raise
+        return values
+
+
+@cython.final
+cdef class Maker:
+    """Makes an instance of a class of the values of its fields."""
+
+    cdef object cls
+    cdef tuple names     # of fields, where the class takes them by keyword; else None
+    cdef bint plain      # a dict of the fields is the value
+    cdef object refused  # (class, exception) → the Mismatch that says so
+
+    def __init__(self, cls, names, plain, refused):
+        self.cls = cls
+        self.names = names
+        self.plain = plain
+        self.refused = refused
+
+    def make(self, tuple values not None, /):
+        return self.build(values)
+
+    cdef object build(self, tuple values):
+        try:
+            if self.names is None:
+                return self.cls(*values)
+            if self.plain:
+                return dict(zip(self.names, values))
+            return self.cls(**dict(zip(self.names, values)))
+        except (TypeError, ValueError) as error:
+            raise self.refused(self.cls, error) from error
+
+
+@cython.final
+cdef class MapRow:
+    """Reads the fields of a class from a map that has them all; any other goes to `slow`.
+
+    keys: by class, how the keys of the map may come: a tuple with that of each field
+    head: a key and the value that it must have, or None
+    size: how many keys the map has to have; -1 where more are passed over
+    """
+
+    cdef Row row
+    cdef Maker builder
+    cdef dict keys
+    cdef tuple only      # the keys, where they come in one way
+    cdef tuple head
+    cdef Py_ssize_t size
+    cdef object slow
+
+    def __init__(self, Row row not None, Maker builder not None, dict keys not None, head, size,
+                 slow):
+        self.row = row
+        self.builder = builder
+        self.keys = keys
+        self.only = next(iter(keys.values())) if len(keys) == 1 else None
+        self.head = head
+        self.size = size
+        self.slow = slow
+
+    def read(self, term, /):
+        cdef tuple terms = self.fields(term) if type(term) is dict else None
+        if terms is None:
+            return self.slow(term)
+        return self.builder.build(self.row.read_from(terms, 0))
+
+    cdef tuple fields(self, dict term):
+        """The terms of all fields, or None. Before one is read: what is missing must not cost the
+        reading of the others twice, at each level."""
+        cdef tuple keys = self.only
+        cdef Py_ssize_t at = 0, place
+        cdef PyObject *key
+        cdef PyObject *value
+        cdef PyObject *made
+        cdef tuple terms
+        if self.size >= 0 and dict_size(<PyObject *>term) != self.size:
+            return None
+        if keys is None:
+            if not dict_next(<PyObject *>term, &at, &key, &value):
+                return None
+            keys = <tuple>self.keys.get(<object>type_of(key))
+            if keys is None:
+                return None
+        if self.head is not None:
+            value = dict_get(<PyObject *>term, <PyObject *>self.head[0])
+            if value == NULL or <object>value != self.head[1]:
+                return None
+        made = new_tuple(len(keys))
+        terms = <tuple>made
+        decref(made)
+        for place in range(len(keys)):
+            value = dict_get(<PyObject *>term, <PyObject *>keys[place])
+            if value == NULL:
+                return None
+            incref(value)
+            term_tuple_items(made)[place] = value
+        return terms
+
+
+@cython.final
+cdef class RecordRow:
+    """Reads a tuple whose first element is `tag`; any other goes to `refuse`."""
+
+    cdef Row row
+    cdef Maker builder
+    cdef object tag
+    cdef object refuse
+
+    def __init__(self, Row row not None, Maker builder not None, tag, refuse):
+        self.row = row
+        self.builder = builder
+        self.tag = tag
+        self.refuse = refuse
+
+    def read(self, term, /):
+        if (type(term) is not tuple or len(<tuple>term) != len(self.row.parts) + 1
+                or term[0] != self.tag):
+            raise self.refuse(term)
+        return self.builder.build(self.row.read_from(<tuple>term, 1))
+
+
 # -- decode() -------------------------------------------------------------------------------------
 
 cdef bytes inflate(bytes data, uint64_t decoded_bytes_max):
@@ -1746,13 +2005,30 @@ cdef bytes inflate(bytes data, uint64_t decoded_bytes_max):
     return b"\x83" + term
 
 
-def decode(data, /, *, binaries="bytes", views=False, depth_max=None, big_bytes_max=None,
+# Of tumen.typed, which needs this module and so cannot be imported by it at once.
+cdef object typed_plan_of = None
+cdef object typed_read = None
+
+
+cdef object plan_of(object as_):
+    global typed_plan_of, typed_read
+    if typed_plan_of is None:
+        from tumen.typed.compiler import plan_of as found
+        from tumen.typed.plans import read
+        typed_read = read
+        typed_plan_of = found
+    return typed_plan_of(as_)
+
+
+def decode(data, /, *, as_=None, binaries="bytes", views=False, depth_max=None, big_bytes_max=None,
            decoded_bytes_max=None):
     """The term in `data`, an external term with its version byte, compressed or not.
 
     Any bytes may be given: they are validated as a whole before an object is made. DecodeError
     tells where they are malformed, LimitExceeded which bound they are over.
 
+    as_:               a type, of which the answer is then: see `tumen.typed`. A term of another type
+                       is a DecodeError
     binaries:          ``"bytes"``, or ``"utf8"``: `str` where a binary is valid UTF-8, else `bytes`
     views:             binaries of 64 KiB and more become a `memoryview`, each on its own memory
     depth_max:         nesting, levels; 1,024 by default, at most 1,000,000
@@ -1766,6 +2042,7 @@ def decode(data, /, *, binaries="bytes", views=False, depth_max=None, big_bytes_
     cdef uint32_t depth = TM_DEPTH_DEFAULT
     cdef uint32_t big = TM_BIG_BYTES_DEFAULT
     cdef uint64_t decoded = TM_DECODED_BYTES_DEFAULT
+    cdef object plan = None
     if depth_max is not None:
         depth = depth_max
     if big_bytes_max is not None:
@@ -1778,6 +2055,10 @@ def decode(data, /, *, binaries="bytes", views=False, depth_max=None, big_bytes_
         options = TERM_BINARIES_UTF8
     if views:
         options |= TERM_VIEWS
+    if as_ is not None:
+        plan = plan_of(as_)
+        if plan.text:
+            options |= TERM_BINARIES_UTF8
     if depth > TM_DEPTH_MAX:
         raise ValueError(f"depth_max must be at most {TM_DEPTH_MAX}")
     # A copy of what others can write to: the bytes must not change between walk and building.
@@ -1789,7 +2070,8 @@ def decode(data, /, *, binaries="bytes", views=False, depth_max=None, big_bytes_
     used = walk(term, 1, depth, big, decoded) + 1
     if used != <size_t>PyBytes_GET_SIZE(term):
         raise DecodeError(f"bytes after the term: {PyBytes_GET_SIZE(term) - used}", offset=used)
-    return term_build(<const uint8_t *>PyBytes_AS_STRING(term) + 1, used - 1, options)
+    value = term_build(<const uint8_t *>PyBytes_AS_STRING(term) + 1, used - 1, options)
+    return value if as_ is None else typed_read(plan, value)
 
 
 cdef int raise_version(bytes term) except -1:
@@ -1848,6 +2130,9 @@ cdef uint8_t *out_grow(Out *out, uint8_t *w, size_t need) except NULL:
 
 cdef enum:
     OPENS_SMALL = 24
+    # Levels of containers, in which an object of a registered class may stand. Each costs a dict or
+    # a tuple until it is written, so an object that contains itself is found early.
+    FORMS_DEPTH_MAX = 10000
 
     E_ROOT = 0
     E_TUPLE
@@ -1868,7 +2153,7 @@ cdef enum:
 
 cdef struct Open:
     PyObject *obj      # owned
-    PyObject *key      # owned; E_DICT: the pair in hand
+    PyObject *key      # owned; E_DICT: the pair in hand; E_TUPLE: the names of its fields, or NULL
     PyObject *value    # owned
     Py_ssize_t index   # elements done; E_DICT: PyDict_Next's position
     Py_ssize_t count   # elements, or pairs of E_DICT, that the head has announced
@@ -1927,6 +2212,8 @@ cdef str encode_path(Encoder *e):
             parts.append(f".value({place // 2})")
         elif o.kind == E_IMPROPER and place == o.count:
             parts.append(".tail")
+        elif o.kind == E_TUPLE and o.key != NULL:
+            parts.append((<tuple>o.key)[place])  # a record: FormWriter.words
         else:
             parts.append(f"[{place}]")
     if e.depth > TM_WALK_PATH_MAX + 1:
@@ -2385,6 +2672,9 @@ cdef tuple sorted_pairs(Encoder *e, tuple pairs):
 cdef int put_converted(Encoder *e, object x) except -1:
     """Subclasses, mappings and foreign scalars, as the plain object that they stand for."""
     cdef object plain = x
+    cdef object form = getattr(type(x), "__tumen_form__", None)
+    if form is not None:
+        return put_form(e, form, x)
     if isinstance(x, int):
         plain = int.__index__(x)
     elif isinstance(x, float):
@@ -2406,6 +2696,87 @@ cdef int put_converted(Encoder *e, object x) except -1:
     if put_leaf(e, <PyObject *>plain, &e.w):
         return 0
     return put_other(e, <PyObject *>plain)
+
+
+cdef int put_form(Encoder *e, object form, object x) except -1:
+    """An object whose class tumen.typed has registered, as the tuple or dict that it makes of it."""
+    cdef FormWriter writer
+    cdef tuple plain
+    cdef str path
+    if e.depth > FORMS_DEPTH_MAX:
+        raise encode_error(e, f"objects nested deeper than {FORMS_DEPTH_MAX} levels",
+                           "Does the object contain itself?")
+    if form.owner is not type(x) and not form.prepare(type(x)):
+        raise encode_error(
+            e, f"no Erlang term for {type(x).__module__}.{type(x).__qualname__}",
+            "Its base is registered; register the class itself to say what it is.")
+    writer = form.writer
+    try:
+        plain = writer.flat(x)
+    except Mismatch as error:
+        path = encode_path(e) + error.path()[1:]
+        raise EncodeError(f"expected {error.expected}, found {error.found} at {path}",
+                          path=path, hint=error.hint) from error.__cause__
+    except AttributeError as error:
+        raise encode_error(e, f"{type(x).__qualname__} lacks a field, {error},") from error
+    except RecursionError:
+        raise encode_error(e, f"a field of {type(x).__qualname__} is nested too deep") from None
+    if writer.keys is not None:
+        return put_pairs(e, plain, False)
+    put_other(e, <PyObject *>plain)
+    e.opens[e.depth - 1].key = <PyObject *>writer.words
+    incref(e.opens[e.depth - 1].key)
+    return 0
+
+
+@cython.final
+cdef class FormWriter:
+    """Takes an instance of a registered class apart: a record's tuple, or flat pairs of a map.
+
+    names:   of its attributes, in order
+    head:    what stands before them: the name of a record; the pair `__struct__`, module
+    keys:    of the map, for each attribute; None for a record
+    writers: for each attribute a function that makes a term of it, or None
+    words:   how an error calls each part: the attributes; of a record also its name, first
+    unset:   a value that is left out of the map; None where there is none
+    """
+
+    cdef tuple names
+    cdef tuple head
+    cdef tuple keys
+    cdef tuple writers
+    cdef tuple words
+    cdef object unset
+
+    def __init__(self, names, head, keys, writers, words, unset):
+        self.names = tuple(names)
+        self.head = tuple(head)
+        self.keys = None if keys is None else tuple(keys)
+        self.writers = tuple(writers)
+        self.words = tuple(words)
+        self.unset = unset
+        if (len(self.writers) != len(self.names) or len(self.words) < len(self.names)
+                or (self.keys is not None and len(self.keys) != len(self.names))):
+            raise ValueError("a writer, a key and a word for each name")
+
+    cdef tuple flat(self, object x):
+        cdef list parts = list(self.head)
+        cdef Py_ssize_t place
+        cdef object value
+        for place in range(len(self.names)):
+            value = getattr(x, self.names[place])
+            if self.keys is not None:
+                if value is self.unset and self.unset is not None:
+                    continue
+                parts.append(self.keys[place])
+            if self.writers[place] is not None:
+                try:
+                    value = self.writers[place](value)
+                except Mismatch as error:
+                    error.steps.append(self.words[place + len(self.words) - len(self.names)])
+                    raise
+            parts.append(value)
+        return tuple(parts)
 
 
 cdef object scalar(object x):
@@ -2439,6 +2810,8 @@ cdef object unsupported(Encoder *e, object x):
         hint = "Wrap a buffer in tumen.Binary to send its bytes."
     elif isinstance(x, (set, frozenset)):
         hint = "Erlang has no set on the wire: send a list, or a map."
+    elif hasattr(type(x), "__dataclass_fields__") or hasattr(type(x), "__struct_fields__"):
+        hint = "tumen.struct, tumen.record or tumen.mapped register a class with its form."
     return encode_error(e, f"no Erlang term for {type(x).__module__}.{type(x).__qualname__}", hint)
 
 
@@ -2551,6 +2924,9 @@ cdef bint alike(object a, object b) except -1:
 
 def encode(term, /):
     """`term` as an external term: bytes with the version byte, as OTP 26 and later write them.
+
+    An instance of a class that `tumen.typed` has registered (`struct`, `record`, `mapped`) is the
+    struct, record or map that it stands for.
 
     An object that stands for no Erlang term is an EncodeError that names its path and type: NaN
     and infinities, a str with surrogates, a map of two keys that are one term, an atom's text as

@@ -115,11 +115,13 @@ cdef extern from "csrc/tumen.h" nogil:
         TUMEN_LIMIT_TICK_TIME_MS
         TUMEN_LIMIT_HANDSHAKE_MS
         TUMEN_LIMIT_HALF_OPEN_COUNT
+        TUMEN_LIMIT_REASSEMBLY_BYTES
         TUMEN_LIMIT_COUNT
 
     ctypedef struct tumen_node_options:
         const char *name
         const char *cookie
+        const char *allowed
         int visible
         int listen
         const char *listen_host
@@ -127,6 +129,7 @@ cdef extern from "csrc/tumen.h" nogil:
         int epmd_mode
         const char *epmd_address
         uint16_t epmd_port
+        uint64_t flags
 
     int tumen_node_create(tumen_engine *engine, const tumen_node_options *options, tumen_node **node) noexcept
     int tumen_node_stop(tumen_node *node) noexcept
@@ -134,6 +137,7 @@ cdef extern from "csrc/tumen.h" nogil:
     int tumen_node_set_limit(tumen_node *node, int limit, uint64_t value) noexcept
     uint64_t tumen_node_limit(tumen_node *node, int limit) noexcept
     int tumen_node_set_cookie(tumen_node *node, tumen_bytes peer, tumen_bytes cookie) noexcept
+    int tumen_node_allow(tumen_node *node, tumen_bytes entry) noexcept
     int tumen_node_connect(tumen_node *node, tumen_bytes peer, const char *host, uint16_t port) noexcept
     int tumen_node_disconnect(tumen_node *node, tumen_bytes peer) noexcept
     ctypedef struct tumen_node_info:
@@ -176,6 +180,8 @@ cdef extern from "csrc/tumen.h" nogil:
         uint64_t queue_bytes
         uint64_t queue_count
         uint64_t inbox_bytes
+        uint64_t reassembly_bytes
+        uint64_t atoms
         char address[64]
 
     int tumen_node_connections(tumen_node *node, tumen_connection *connections, size_t max) noexcept
@@ -206,6 +212,9 @@ cdef extern from "csrc/tumen.h" nogil:
         TUMEN_SEND_NOCONNECT
 
     int tumen_send(tumen_node *node, tumen_key, const tumen_target *to, tumen_bytes message, unsigned int flags) noexcept
+    enum tumen_part_limits:
+        TUMEN_PARTS_MAX
+
     ctypedef struct tumen_part:
         tumen_bytes bytes
         uint64_t lent
@@ -215,16 +224,46 @@ cdef extern from "csrc/tumen.h" nogil:
     int tumen_want_writable(tumen_node *node, tumen_bytes peer) noexcept
     enum tumen_monitor_flags:
         TUMEN_MONITOR_ALIAS
+        TUMEN_MONITOR_EXPLICIT_UNALIAS
+        TUMEN_MONITOR_DEMONITOR
+        TUMEN_MONITOR_REPLY_DEMONITOR
 
     int tumen_monitor(tumen_node *node, tumen_key watcher, const tumen_target *target, unsigned int flags, tumen_ref *ref) noexcept
     int tumen_demonitor(tumen_node *node, tumen_key watcher, const tumen_ref *ref) noexcept
     int tumen_watched(tumen_node *node, tumen_key key, const tumen_ref *ref) noexcept
     int tumen_link(tumen_node *node, tumen_key key, const tumen_pid *to) noexcept
     int tumen_unlink(tumen_node *node, tumen_key key, const tumen_pid *to) noexcept
-    int tumen_exit_signal(tumen_node *node, tumen_key, const tumen_pid *to, tumen_bytes reason) noexcept
-    int tumen_alias(tumen_node *node, tumen_key key, tumen_ref *ref) noexcept
+    int tumen_exit_signal(tumen_node *node, tumen_key, const tumen_target *to, tumen_bytes reason) noexcept
+    int tumen_monitor_node(tumen_node *node, tumen_key key, tumen_bytes peer, int on) noexcept
+    enum tumen_alias_flags:
+        TUMEN_ALIAS_REPLY
+
+    int tumen_alias(tumen_node *node, tumen_key key, unsigned int flags, tumen_ref *ref) noexcept
     int tumen_unalias(tumen_node *node, tumen_key key, const tumen_ref *ref) noexcept
-    int tumen_spawn_request(tumen_node *node, tumen_key, tumen_bytes peer, tumen_bytes module, tumen_bytes function, uint32_t arity, tumen_bytes args, tumen_ref *ref) noexcept
+    enum tumen_space:
+        TUMEN_NODE_NAME_BYTES
+        TUMEN_TRACE_TOKEN_BYTES
+
+    int tumen_group_leader(tumen_node *node, tumen_key key, tumen_pid *leader, char *space) noexcept
+    int tumen_set_group_leader(tumen_node *node, tumen_key by, const tumen_pid *process, const tumen_pid *leader) noexcept
+    int tumen_trace(tumen_node *node, tumen_key key, tumen_bytes token) noexcept
+    int tumen_trace_token(tumen_node *node, tumen_key key, uint8_t *space, size_t size) noexcept
+    int tumen_expose(tumen_node *node, tumen_bytes module, tumen_bytes function, int on) noexcept
+    enum tumen_spawn_flags:
+        TUMEN_SPAWN_LINK
+        TUMEN_SPAWN_MONITOR
+
+    ctypedef struct tumen_spawn_spec:
+        tumen_bytes peer
+        tumen_bytes module
+        tumen_bytes function
+        uint32_t arity
+        unsigned int flags
+        tumen_bytes args
+        tumen_bytes options
+        tumen_pid leader
+
+    int tumen_spawn_request(tumen_node *node, tumen_key, const tumen_spawn_spec *spec, tumen_ref *ref) noexcept
     int tumen_spawn_abandon(tumen_node *node, tumen_key, const tumen_ref *ref) noexcept
     enum tumen_event_kind:
         TUMEN_EVENT_MESSAGE
@@ -235,6 +274,7 @@ cdef extern from "csrc/tumen.h" nogil:
         TUMEN_EVENT_SPAWN
         TUMEN_EVENT_ABANDONED
         TUMEN_EVENT_SPAWN_REPLY
+        TUMEN_EVENT_NODE_LOST
         TUMEN_EVENT_NODEUP
         TUMEN_EVENT_NODEDOWN
         TUMEN_EVENT_CONNECT_FAILED

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any, Final
+import dataclasses
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from ._core import (
     OUTCOME_DOWN,
@@ -15,6 +16,7 @@ from ._core import (
     OUTCOME_EXPIRED,
     OUTCOME_NOT_SPAWNED,
     OUTCOME_REPLIED,
+    OUTCOME_SPAWNED,
     CoreProcess,
     LoopNode,
     PendingCall,
@@ -38,7 +40,16 @@ if TYPE_CHECKING:
 
     from .running import Running
 
-__all__ = ["Destination", "Room", "call", "rpc", "send_wait"]
+__all__ = [
+    "Destination",
+    "RemoteOptions",
+    "Room",
+    "SpawnOptions",
+    "call",
+    "rpc",
+    "send_wait",
+    "spawn_remote",
+]
 
 Destination = Pid | str | Atom | tuple[str | Atom, str | Atom] | Reference | CoreProcess
 
@@ -173,13 +184,18 @@ async def rpc(
         outcome, pending = await _rpc_here(home, owner, what, timeout)
     else:
         left = timeout
+        leader = home.leader_of(owner)
+
+        def begin() -> PendingCall:
+            return core.spawn_begin(owner, peer, "erpc", "execute_call", what, leader=leader)
+
         try:
-            pending = core.spawn_begin(owner, peer, "erpc", "execute_call", what)
+            pending = begin()
         except Busy:
             pending, left = await _begin_later(
                 home,
                 (function, peer),
-                lambda: core.spawn_begin(owner, peer, "erpc", "execute_call", what),
+                begin,
                 timeout,
             )
         outcome = await _outcome(pending, left)
@@ -213,12 +229,92 @@ async def _rpc_here(
     what = decode(encode(what))
     key = home.core.spawn()
     pending = home.core.monitor_begin(owner, home.core.pid(key))
-    home.workers.request(key, owner.pid, "execute_call", what)
+    home.workers.request(key, owner.pid, "erpc", "execute_call", what)
     try:
         return await _outcome(pending, timeout), pending
     finally:
         if pending.outcome != OUTCOME_DOWN:
             home.workers.abandoned(key)
+
+
+class RemoteOptions(TypedDict, total=False):
+    """Options of `Node.spawn_remote` beside `monitor`, which decides what it returns."""
+
+    link: bool
+    group_leader: Pid | None
+    options: Sequence[Any]
+    timeout: float | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SpawnOptions:
+    """How a process is started elsewhere."""
+
+    link: bool
+    monitor: bool
+    # The DOWN resolves `PendingCall.following`; else it is a message.
+    keep_down: bool
+    group_leader: Pid | None
+    options: Sequence[Any]
+
+
+async def spawn_remote(
+    home: Running,
+    owner: CoreProcess,
+    peer: str,
+    module: str | Atom,
+    function: str | Atom,
+    args: Sequence[Any],
+    options: SpawnOptions,
+    timeout: float | None,
+) -> PendingCall:
+    """spawn_request: what has come of it, with the pid as `value`. The errors of
+    `Node.spawn_remote`."""
+    core, values = home.core, list(args)
+    leader = options.group_leader or home.leader_of(owner)
+    name = f"{peer}: {_text(module)}:{_text(function)}/{len(values)}"
+    if peer == core.own:
+        raise ValueError(f"{name}: a process of this node is started with spawn")
+
+    def begin() -> PendingCall:
+        return core.remote_begin(
+            owner,
+            peer,
+            module,
+            function,
+            values,
+            link=options.link,
+            monitor=options.monitor,
+            keep_down=options.monitor and options.keep_down,
+            leader=leader,
+            options=options.options,
+        )
+
+    left = timeout
+    try:
+        pending = begin()
+    except Busy:
+        pending, left = await _begin_later(home, (function, peer), begin, timeout)
+    outcome = await _outcome(pending, left)
+    if outcome == OUTCOME_SPAWNED:
+        return pending
+    if outcome == OUTCOME_EXPIRED:
+        raise CallTimeout(
+            f"{name} was not started within {timeout} s",
+            peer=peer,
+            may_have_executed=pending.reached,
+        )
+    if outcome == OUTCOME_ENDED:
+        raise _ended(owner, pending)
+    if pending.value == NO_CONNECTION:
+        raise _no_connection(pending)
+    raise RemoteError(
+        f"{name} was not started: {pending.value!r}",
+        klass="error",
+        reason=pending.value,
+        peer=peer,
+        may_have_executed=False,
+    )
 
 
 def _rpc_value(pending: PendingCall, result: Reference, name: str) -> Any:

@@ -13,8 +13,9 @@
         ├── AuthError                    the handshake failed: cookie, flags or name
         ├── NameClash                    the name is taken
         ├── Busy                         the send queue is above its high water
+        ├── ChildError                   a supervisor refuses: .reason
         ├── ProcessExited                the process that is used here has ended: .reason
-        ├── DecodeError                  also a ValueError: malformed bytes: .path .offset
+        ├── DecodeError                  also a ValueError: malformed, or of another type: .path
         ├── EncodeError                  also a ValueError: no Erlang term for that: .path
         └── LimitExceeded                valid, but over one of our limits: .limit .path .offset
 
@@ -38,6 +39,7 @@ __all__ = [
     "AuthError",
     "Busy",
     "CallTimeout",
+    "ChildError",
     "DecodeError",
     "EncodeError",
     "Exit",
@@ -170,6 +172,18 @@ class Busy(TumenError):
     hint = "Wait with send_wait(), or for the writable event."
 
 
+class ChildError(TumenError):
+    """A supervisor does not do what it was asked to do with a child.
+
+    `reason` as OTP's supervisor says it: ``not_found``, ``running``, ``restarting``,
+    ``already_present`` or ``{already_started, Pid}``.
+    """
+
+    def __init__(self, message: str = "", *, reason: Any = None, **options: Any) -> None:
+        super().__init__(message, **options)
+        self.reason = reason
+
+
 class ProcessExited(TumenError):
     """The process that is used here has ended. `reason` is its exit reason, a term."""
 
@@ -179,20 +193,32 @@ class ProcessExited(TumenError):
 
 
 class DecodeError(TumenError, ValueError):
-    """The bytes are not a well-formed external term.
+    """The bytes are not a well-formed external term, or the term is not of the type asked for.
 
     `offset` is where, in bytes from the start of the input (of the inflated term, when it was
-    compressed). `path` leads there from the root ``$``: ``[2]`` an element, counted from 0,
-    ``.name`` the value of that key, ``{key}`` likewise where the key is not a word, ``.key(3)``
-    inside the key of pair 3, ``.tail`` the tail of an improper list.
+    compressed); None where the bytes are sound and the type is another: then `expected` and `found`
+    say in words what the type wants and what is there.
+
+    `path` leads there from the root ``$``: ``[2]`` an element, counted from 0, ``.name`` the value
+    of that key, ``{key}`` likewise where the key is not a word, ``.key(3)`` inside the key of pair
+    3, ``.tail`` the tail of an improper list. A field of a record is ``.name``, as in its class.
     """
 
     def __init__(
-        self, message: str = "", *, path: str = "$", offset: int | None = None, **options: Any
+        self,
+        message: str = "",
+        *,
+        path: str = "$",
+        offset: int | None = None,
+        expected: str | None = None,
+        found: str | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(message, **options)
         self.path = path
         self.offset = offset
+        self.expected = expected
+        self.found = found
 
 
 class EncodeError(TumenError, ValueError):

@@ -17,6 +17,7 @@ __all__ = [
     "Event",
     "EventStream",
     "HandshakeFailed",
+    "NameLost",
     "NodeDown",
     "NodeFailed",
     "NodeUp",
@@ -109,6 +110,17 @@ class Renamed:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class NameLost:
+    """The connection to the peer that gave us our dynamic name has gone, and the name with it.
+
+    Every connection is closed and every process has ended (`noconnection`), since no pid of ours
+    means anything any more. The next peer that we connect to is asked for a name; then the app's
+    servers start again. `node` is the name that was."""
+
+    node: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class NodeFailed:
     """The engine below this node has failed: nothing works any more."""
 
@@ -133,6 +145,7 @@ Event = (
     | Registered
     | RegisterFailed
     | Renamed
+    | NameLost
     | NodeFailed
     | Dropped
 )

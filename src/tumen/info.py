@@ -39,6 +39,8 @@ class Connection:
     queue_bytes: int  # accepted, not yet taken by the kernel
     queue_count: int
     inbox_bytes: int  # received, waiting for the loop
+    reassembly_bytes: int  # held by messages of which fragments are missing
+    atoms: int  # in its atom cache
     address: str
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, overload
 
-from . import events
+from . import broadcast, calls, events
 from ._core import OUTCOME_DOWN, PendingCall
 from ._term import Atom, Pid, Reference
 from .app import App, Exposures
@@ -14,13 +14,18 @@ from .errors import CallTimeout, NoConnection, NoProc, ServerDied, TumenError
 from .info import BackendName, Connection, NodeInfo
 from .options import CORE_LIMITS, Driver, EpmdMode, Limits, NodeOptions
 from .running import Running
+from .supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
 
     from ._core import Engine
+    from .broadcast import RpcResult
     from .calls import Destination
     from .server import GenServer
+    from .services.global_names import GlobalNames
+    from .services.pg import Groups
+    from .services.pubsub import PubSub
 
 __all__ = ["Monitor", "Node"]
 
@@ -66,9 +71,11 @@ class Node:
 
     `name`
         ``"name@host"``; a host alone asks the first peer for a dynamic name, and processes can be
-        made once it was given.
+        made once it was given. It lasts as long as the connection to that peer (`NameLost`).
     `cookie`
         else TUMEN_COOKIE, RELEASE_COOKIE, or the file ``~/.erlang.cookie``.
+    `allow`
+        which nodes may connect, and be connected to: see `allow`. Without any, all with the cookie.
     `visible`
         False: a hidden node, as C nodes are; True: it takes part in ``nodes()``.
     `limits`
@@ -83,8 +90,15 @@ class Node:
         ``"auto"``: use the port mapper, and become it while none answers; ``"client"``: use it;
         None: neither registration nor look-up. `epmd_address` and `epmd_port` are where ours is,
         else ERL_EPMD_ADDRESS and ERL_EPMD_PORT.
+    `flags`
+        the capability flags (``DFLAG_*``) to announce instead of all that there are: to meet a peer
+        as an older node would.
     `engine`
         one that several nodes share; else each node makes its own.
+    `on_output`
+        ``on_output(text, pid)`` gets what processes print that run elsewhere for us, or that name
+        our `user` as their I/O device; without it that goes to the standard output. It runs on the
+        loop and must not block.
 
     All methods belong to the loop that started the node, except `send` and `cast`, which any
     thread may call. A stopped node can be started again.
@@ -96,6 +110,7 @@ class Node:
         *,
         app: App | None = None,
         cookie: str | None = None,
+        allow: Iterable[str] = (),
         visible: bool = False,
         limits: Limits | None = None,
         driver: Driver = "thread",
@@ -106,11 +121,14 @@ class Node:
         epmd: EpmdMode | None = "auto",
         epmd_address: str | None = None,
         epmd_port: int | None = None,
+        flags: int | None = None,
         engine: Engine | None = None,
+        on_output: Callable[[str, Pid], object] | None = None,
     ) -> None:
         self._options = NodeOptions(
             name=name,
             cookie=cookie,
+            allow=tuple(dict.fromkeys(allow)),
             visible=visible,
             driver=driver,
             backend=backend,
@@ -120,7 +138,9 @@ class Node:
             epmd=epmd,
             epmd_address=epmd_address,
             epmd_port=epmd_port,
+            flags=flags,
             engine=engine,
+            on_output=on_output,
         )
         self._limits = limits or Limits()
         self._servers = list(app.servers) if app is not None else []
@@ -165,6 +185,15 @@ class Node:
         finally:
             self._state = None
             self._stopped.set_result(None)
+
+    async def drain(self, timeout: float = 30.0) -> bool:
+        """Gets ready to stop: the node leaves its process groups, and goes on serving what still
+        comes until it has been idle for half a second. To be followed by `stop`.
+
+        Idle: no call of an exposed function is running, every `GenServer` has an empty mailbox and
+        owes no reply. False when `timeout` seconds were not enough.
+        """
+        return await self._running.drain(timeout)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -243,6 +272,20 @@ class Node:
         """The cookie for one peer, or for all others; an empty one for a peer forgets it."""
         self._running.core.set_cookie(cookie, peer or "")
 
+    def allow(self, names: Iterable[str]) -> None:
+        """net_kernel:allow: from the first one on, only these nodes may connect or be connected to.
+
+        ``"name@host"``, ``"host"`` for every node of a host, or ``"name@"`` for one name on all
+        hosts. Further calls add to the list. Connections that are up stay. ValueError for what can
+        be none of these, `LimitExceeded` above 4096.
+        """
+        self._running.allow(names)
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """The nodes that may connect, as `allow` was given them; empty: all."""
+        return self._running.allowed
+
     # -- connections
 
     async def connect(
@@ -272,8 +315,17 @@ class Node:
                 waiting.remove(future)
 
     async def disconnect(self, name: str) -> bool:
-        """Closes the connection; what was sent is written before. False when there was none."""
-        return self._running.core.disconnect(name)
+        """Closes the connection and returns when it is closed. False when there was none.
+
+        What was sent is written before; a peer that does not read is given half a second.
+        """
+        state = self._running
+        if not state.core.disconnect(name):
+            return False
+        future: asyncio.Future[None] = state.loop.create_future()
+        state.closing.setdefault(name, []).append(future)
+        await future
+        return True
 
     async def ping(self, name: str, timeout: float | None = 7.0) -> bool:
         """net_adm:ping: whether the node answers. Connects if need be, and never raises for an
@@ -339,6 +391,120 @@ class Node:
         """
         return self._running.own_process.rpc(node, module, function, args, timeout)
 
+    @overload
+    async def spawn_remote(
+        self,
+        node: str,
+        module: str | Atom,
+        function: str | Atom,
+        args: Sequence[Any] = (),
+        *,
+        monitor: Literal[False] = False,
+        **options: Unpack[calls.RemoteOptions],
+    ) -> Pid: ...
+    @overload
+    async def spawn_remote(
+        self,
+        node: str,
+        module: str | Atom,
+        function: str | Atom,
+        args: Sequence[Any] = (),
+        *,
+        monitor: Literal[True],
+        **options: Unpack[calls.RemoteOptions],
+    ) -> tuple[Pid, Monitor]: ...
+    async def spawn_remote(
+        self,
+        node: str,
+        module: str | Atom,
+        function: str | Atom,
+        args: Sequence[Any] = (),
+        *,
+        link: bool = False,
+        monitor: bool = False,
+        group_leader: Pid | None = None,
+        options: Sequence[Any] = (),
+        timeout: float | None = None,
+    ) -> Any:
+        """spawn(Node, Module, Function, Args): starts a process on another node.
+
+        Its `Pid`; with `monitor` ``(pid, monitor)``, and ``await monitor`` is its exit reason. With
+        `link` it ends when this node stops or is lost, with `noconnection`; its own end does
+        nothing here. `group_leader` gets what it prints, else this node does; `options` are terms,
+        those of spawn_opt/5 beyond link and monitor, as ``(Atom("priority"), Atom("high"))``.
+
+        `RemoteError` with the reason when it was refused (``badopt``, ``notsup``,
+        ``system_limit``), `NoConnection`, `CallTimeout` after `timeout` seconds: then its link and
+        monitor end as soon as it answers.
+        """
+        state = self._running
+        owner = state.own_process
+        # The link is for the other side: nothing that ends there may end the node's own process.
+        owner.trap_exit = True
+        pending = await calls.spawn_remote(
+            state,
+            owner,
+            node,
+            module,
+            function,
+            args,
+            calls.SpawnOptions(link, monitor, True, group_leader, options),
+            timeout,
+        )
+        if pending.following is not None:
+            return pending.value, Monitor(pending.following)
+        return pending.value
+
+    def rpc_cast(
+        self, node: str, module: str | Atom, function: str | Atom, args: Sequence[Any] = ()
+    ) -> None:
+        """rpc:cast: runs a function on another node; nobody hears what comes of it. As `send`."""
+        self._running.own_process.rpc_cast(node, module, function, args)
+
+    def multicall(
+        self,
+        nodes: Iterable[str | Atom],
+        module: str | Atom,
+        function: str | Atom,
+        args: Sequence[Any] = (),
+        timeout: float | None = None,
+    ) -> Coroutine[Any, Any, dict[str, RpcResult]]:
+        """erpc:multicall: runs a function on many nodes at once, to be awaited.
+
+        An `RpcResult` for each node, in the order given: its value, or the error that `rpc` would
+        have raised. One deadline: `timeout` seconds from now, whatever was answered by then stands.
+        """
+        return self._running.own_process.multicall(nodes, module, function, args, timeout)
+
+    def abcast(
+        self, nodes: Iterable[str | Atom], name: str | Atom, message: Any
+    ) -> dict[str, Exception]:
+        """rpc:abcast: sends to the process of that name on each node. Never blocks.
+
+        The nodes that it was not sent to, with the error of `send`, mostly `Busy`; mostly none.
+        """
+        return self._running.own_process.abcast(nodes, name, message)
+
+    async def sbcast(
+        self,
+        nodes: Iterable[str | Atom],
+        name: str | Atom,
+        message: Any,
+        timeout: float | None = 5.0,
+    ) -> dict[str, RpcResult]:
+        """rpc:sbcast: as `abcast`, and waits until each node has the message in that mailbox.
+
+        An `RpcResult` for each node; `NoProc` where nobody has that name.
+        """
+        return await broadcast.sbcast(self._running, nodes, name, message, timeout)
+
+    async def put_chars(self, device: Destination, text: str, timeout: float | None = 5.0) -> None:
+        """io:put_chars: prints to an I/O device, a group leader or ``("user", node)``.
+
+        Returns when it is written. The errors of `call`; `RemoteError` when the device refuses.
+        """
+        await broadcast.put_chars(self._running, device, text, timeout)
+
     def monitor(self, dest: Destination) -> Monitor:
         """Watches a process: ``reason = await node.monitor(pid)``; `noproc` when there is none."""
         state = self._running
@@ -355,6 +521,29 @@ class Node:
     def exit(self, pid: Pid, reason: Any) -> None:
         """exit(Pid, Reason): an exit signal to a process, here or elsewhere."""
         self._running.own_process.exit(pid, reason)
+
+    # -- groups
+
+    @property
+    def pg(self) -> Groups:
+        """Process groups over all connected nodes: ``node.pg.join(group, pid)``. See `Groups`."""
+        return self._running.services.pg.groups
+
+    def pubsub(
+        self, name: str | Atom, *, adapter: str | Atom | None = None, pool_size: int = 1
+    ) -> PubSub:
+        """The Phoenix.PubSub of that name, such as ``"Elixir.MyApp.PubSub"``, of which this node is
+        a part from now on. `adapter` and `pool_size` as the others have them; by default the
+        adapter is called as Phoenix calls it, ``"Elixir.MyApp.PubSub.Adapter"``.
+
+        ValueError when it is open with others already, `NameClash`.
+        """
+        return self._running.services.pubsubs.open(name, adapter, pool_size)
+
+    @property
+    def global_names(self) -> GlobalNames:
+        """Names for the whole cluster, as Erlang's `global` has them. See `GlobalNames`."""
+        return self._running.services.global_names.names
 
     # -- processes
 
@@ -379,6 +568,20 @@ class Node:
         """
         return await self._running.start_server(kind, args, name)
 
+    def supervisor(self, which: Pid | str | Atom) -> Supervisor:
+        """The supervisor with that pid or name on this node, to start and end children. `NoProc`,
+        TypeError when it is no supervisor."""
+        core = self._running.core
+        pid = which if isinstance(which, Pid) else self.whereis(which)
+        found = None
+        if pid is not None and pid.node == core.own:
+            found = core.process(pid.id | pid.serial << 32)
+        if found is None or found.pid != pid:
+            raise NoProc(f"{which!r} is no process of {self.name}", peer=self.name)
+        if not isinstance(found, Supervisor):
+            raise TypeError(f"{which!r} is {found!r}, no supervisor")
+        return found
+
     def register(self, name: str | Atom, pid: Pid) -> None:
         """Gives a process of this node a name. `NameClash`, `NoProc`, ValueError."""
         core = self._running.core
@@ -402,3 +605,11 @@ class Node:
     ) -> None:
         """Lets other nodes run `call` as ``module:function``: as `App.expose`."""
         self._exposures.add(module, function, call, inline=inline)
+        if self._state is not None:
+            self._state.core.expose(module, function)
+
+    def expose_server(
+        self, module: str, kind: type[GenServer], function: str = "start_link"
+    ) -> None:
+        """Lets other nodes start the class below a supervisor: as `App.expose_server`."""
+        self._exposures.add_server(module, function, kind)

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import logging
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from .errors import AuthError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from ._core import Engine
+    from ._term import Pid
 
-__all__ = ["Driver", "EpmdMode", "Limits", "NodeOptions", "backend_choice", "cookie_find"]
+__all__ = [
+    "Driver",
+    "EpmdMode",
+    "Limits",
+    "NodeOptions",
+    "backend_choice",
+    "cookie_find",
+    "cookie_read",
+]
 
 Driver = Literal["thread", "loop"]
 EpmdMode = Literal["auto", "client"]
@@ -59,6 +69,9 @@ class Limits:
     handshake_time_ms: int = 7_000
     # Inbound connections that have not proved their cookie yet.
     half_open_count_max: int = 512
+    # What one connection holds of messages of which fragments are missing; over it it is closed. To
+    # be raised with message_bytes_max: a large message and others beside it must fit.
+    reassembly_bytes_max: int = 256 * MIB
 
     # Threads for exposed plain functions and blocking handlers.
     pool_threads_max: int = 16
@@ -66,8 +79,14 @@ class Limits:
     pool_waiting_count_max: int = 10_000
     # Events that one reader of `Node.events` may leave unread; over it the oldest are dropped.
     events_count_max: int = 1024
+    # Log events that one node may hand over (`logger_proxy`) in a second; over it they are dropped,
+    # and their number is logged.
+    log_events_per_s_max: int = 1_000
     # A stopping server has so long for its `terminate`, milliseconds.
     shutdown_time_ms: int = 5_000
+    # Warnings of failed handshakes that are logged in a minute; the rest is counted and told once.
+    # Events (`HandshakeFailed`) come for each.
+    handshake_warnings_count_max: int = 10
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -86,6 +105,7 @@ class NodeOptions:
 
     name: str
     cookie: str | None = dataclasses.field(default=None, repr=False)
+    allow: tuple[str, ...] = ()
     visible: bool = False
     driver: Driver = "thread"
     backend: str | None = None
@@ -95,17 +115,24 @@ class NodeOptions:
     epmd: EpmdMode | None = "auto"
     epmd_address: str | None = None
     epmd_port: int | None = None
+    flags: int | None = None
     engine: Engine | None = None
+    on_output: Callable[[str, Pid], object] | None = None
 
     def __post_init__(self) -> None:
         if self.driver not in ("thread", "loop"):
             raise ValueError(f'driver must be "thread" or "loop", not {self.driver!r}')
         if self.epmd not in EPMD_MODES:
             raise ValueError(f'epmd must be "auto", "client" or None, not {self.epmd!r}')
+        output: Any = self.on_output
+        if output is not None and (not callable(output) or inspect.iscoroutinefunction(output)):
+            raise TypeError(f"on_output must be a plain function, not {output!r}")
         if self.driver == "loop" and self.backend == "uring":
             raise ValueError("a loop can turn an epoll engine only")
         if self.driver == "loop" and self.engine is not None:
             raise ValueError("a shared engine has its driver already")
+        if bad := [entry for entry in self.allow if not entry or " " in entry]:
+            raise ValueError(f"neither a node, a host nor a name@: {bad[0]!r}")
 
     @property
     def is_dynamic(self) -> bool:
@@ -128,6 +155,7 @@ CORE_LIMITS: Final[Mapping[str, int]] = {
     "tick_time_ms": 7,
     "handshake_time_ms": 8,
     "half_open_count_max": 9,
+    "reassembly_bytes_max": 10,
 }
 
 
@@ -192,14 +220,15 @@ def _cookie_from_files() -> str:
     paths = [home / ".erlang.cookie", config / "erlang" / ".erlang.cookie"]
     for path in paths:
         if path.exists():
-            return _cookie_read(path)
+            return cookie_read(path)
     raise AuthError(
         f"no cookie: neither an argument nor {' or '.join(_COOKIE_VARIABLES)} nor {paths[0]}",
         hint="Use the cookie of the cluster: erlang:get_cookie() on one of its nodes.",
     )
 
 
-def _cookie_read(path: Path) -> str:
+def cookie_read(path: Path) -> str:
+    """The first line of a cookie file; `AuthError` when others than its owner may read it."""
     # One descriptor for check and read: what was checked is what is read.
     with path.open(encoding="latin-1") as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
-from . import calls
+from . import broadcast, calls
 from ._core import CoreProcess
 from .reasons import NORMAL, SHUTDOWN, crash_reason, exit_reason
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 
     from ._term import Atom, Pid
+    from .broadcast import RpcResult
     from .calls import Destination
     from .node import Node
     from .running import Running
+    from .terms import Reference
 
 __all__ = ["Process", "Timer"]
 
@@ -98,6 +100,52 @@ class Process(CoreProcess):
         """erpc:call from this process, to be awaited. The errors of `Node.rpc`."""
         return calls.rpc(self._home, self, node, module, function, args, timeout)
 
+    def rpc_cast(
+        self, node: str, module: str | Atom, function: str | Atom, args: Sequence[Any] = ()
+    ) -> None:
+        """`Node.rpc_cast`."""
+        broadcast.rpc_cast(self._home, self, node, module, function, args)
+
+    def multicall(
+        self,
+        nodes: Iterable[str | Atom],
+        module: str | Atom,
+        function: str | Atom,
+        args: Sequence[Any] = (),
+        timeout: float | None = None,
+    ) -> Coroutine[Any, Any, dict[str, RpcResult]]:
+        """`Node.multicall` from this process."""
+        return broadcast.multicall(self._home, self, nodes, module, function, args, timeout)
+
+    def abcast(
+        self, nodes: Iterable[str | Atom], name: str | Atom, message: Any
+    ) -> dict[str, Exception]:
+        """`Node.abcast` from this process."""
+        return broadcast.abcast(self, nodes, name, message)
+
+    async def sbcast(
+        self,
+        nodes: Iterable[str | Atom],
+        name: str | Atom,
+        message: Any,
+        timeout: float | None = 5.0,
+    ) -> dict[str, RpcResult]:
+        """`Node.sbcast`."""
+        return await broadcast.sbcast(self._home, nodes, name, message, timeout)
+
+    async def print(
+        self,
+        *args: Any,
+        sep: str = " ",
+        end: str = "\n",
+        device: Destination | None = None,
+        timeout: float | None = 5.0,
+    ) -> None:
+        """Prints to an I/O device, by default the group leader. As `Node.put_chars`."""
+        text = sep.join(map(str, args)) + end
+        where = self.group_leader if device is None else device
+        await broadcast.put_chars(self._home, where, text, timeout)
+
     def send_after(self, delay: float, dest: Destination, message: Any) -> Timer:
         """Sends `message` to `dest` in `delay` seconds, also if this process has ended by then."""
         home = self._home
@@ -105,14 +153,85 @@ class Process(CoreProcess):
 
     # -- other processes
 
+    @overload
+    async def spawn_remote(
+        self,
+        node: str,
+        module: str | Atom,
+        function: str | Atom,
+        args: Sequence[Any] = (),
+        *,
+        monitor: Literal[False] = False,
+        **options: Unpack[calls.RemoteOptions],
+    ) -> Pid: ...
+    @overload
+    async def spawn_remote(
+        self,
+        node: str,
+        module: str | Atom,
+        function: str | Atom,
+        args: Sequence[Any] = (),
+        *,
+        monitor: Literal[True],
+        **options: Unpack[calls.RemoteOptions],
+    ) -> tuple[Pid, Reference]: ...
+    async def spawn_remote(
+        self,
+        node: str,
+        module: str | Atom,
+        function: str | Atom,
+        args: Sequence[Any] = (),
+        *,
+        link: bool = False,
+        monitor: bool = False,
+        group_leader: Pid | None = None,
+        options: Sequence[Any] = (),
+        timeout: float | None = None,
+    ) -> Any:
+        """spawn_opt(Node, Module, Function, Args, Options): starts a process on another node.
+
+        Its `Pid`; with `monitor` ``(pid, reference)``. Link and monitor are this process's own: its
+        DOWN comes as a message, its exit signal as from `link`. `group_leader` gets what it prints,
+        else this process's own group leader. Otherwise as `Node.spawn_remote`.
+        """
+        pending = await calls.spawn_remote(
+            self._home,
+            self,
+            node,
+            module,
+            function,
+            args,
+            calls.SpawnOptions(link, monitor, False, group_leader, options),
+            timeout,
+        )
+        return (pending.value, pending.ref) if monitor else pending.value
+
+    @property
+    def group_leader(self) -> Pid:
+        """The process that gets what this one prints; what it starts anywhere inherits it."""
+        self._check()
+        return self._home.leader_of(self)
+
+    @group_leader.setter
+    def group_leader(self, leader: Pid) -> None:
+        self.set_group_leader(self.pid, leader)
+
+    def monitor_nodes(self, flag: bool = True) -> None:
+        """net_kernel:monitor_nodes: ``(Atom("nodeup"), Atom(name))`` and ``(Atom("nodedown"), …)``
+        come for every connection, hidden ones too, once for each call. ``flag=False`` ends all."""
+        self._check()
+        self._home.watch_nodes(self, flag)
+
     def spawn(
         self,
         function: Callable[..., Awaitable[object]],
         *args: Any,
         name: str | Atom | None = None,
     ) -> Pid:
-        """`Node.spawn`."""
-        return self._home.start_process(function, args, name).pid
+        """`Node.spawn`; group leader and trace token of the new process are this one's."""
+        process = self._home.start_process(function, args, name)
+        self._hand_on(process)
+        return process.pid
 
     def spawn_link(
         self,
@@ -124,6 +243,16 @@ class Process(CoreProcess):
         pid = self.spawn(function, *args, name=name)
         self.link(pid)
         return pid
+
+    def _hand_on(self, process: Process) -> None:
+        """Group leader and trace token of a new process are those of the one that makes it."""
+        core = self._home.core
+        if not self.alive:
+            return
+        if leader := core.group_leader(self._key):
+            core.set_group_leader(self._key, process.pid, leader)
+        if self.seq_trace_token is not None:
+            process._trace(core.trace_token(self._key))
 
     # -- life: called by the node
 

@@ -26,11 +26,13 @@ from ._core import (
     EVENT_STOPPED,
     EVENT_WRITABLE,
     CoreEvent,
+    CoreProcess,
     Engine,
     LoopNode,
     error_for,
     error_text,
 )
+from ._term import Atom
 from .driver import LoopDriver
 from .errors import NameClash, TumenError
 from .options import (
@@ -41,15 +43,17 @@ from .options import (
     cookie_weakness,
     epmd_choice,
 )
+from .pace import Warnings
 from .pool import Pool
 from .process import Process
 from .reasons import NO_CONNECTION, NORMAL, SHUTDOWN
+from .services import Services
 from .workers import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
-    from ._term import Atom, Pid, Reference
+    from ._term import Pid, Reference
     from .app import Exposures, ServerSpec
     from .calls import Destination
     from .node import Node
@@ -62,11 +66,18 @@ _log = logging.getLogger("tumen")
 
 _TM_ENAME_TAKEN: Final = -5006
 
+_NODEUP: Final = Atom("nodeup")
+_NODEDOWN: Final = Atom("nodedown")
+
 # `wait_registered` waits so long for the port mapper, seconds; registration goes on afterwards.
 _REGISTER_WAIT_S: Final = 5.0
 # So long may queues be written and connections close at the end, seconds: the core itself gives up
 # after 0.5.
 _STOP_WAIT_S: Final = 2.0
+# A draining node is done when no work has come for so long, seconds: who has just been told that we
+# left may have a request under way. And how often it looks.
+_QUIET_S: Final = 0.5
+_DRAIN_LOOK_S: Final = 0.02
 # Processes that do not end when they are cancelled are left alone after this, seconds.
 _TASKS_WAIT_S: Final = 5.0
 
@@ -88,10 +99,18 @@ class Running:
         self.loop = asyncio.get_running_loop()
         self.streams: weakref.WeakSet[events.EventStream] = weakref.WeakSet()
         self.connecting: dict[str, list[asyncio.Future[None]]] = {}
+        self.exposures = exposures
+        self._node_watchers: weakref.WeakKeyDictionary[Process, int] = weakref.WeakKeyDictionary()
+        self.closing: dict[str, list[asyncio.Future[None]]] = {}
+        self.allowed = options.allow
+        self._handshake_warnings = Warnings(
+            self.loop, "handshakes failed", limits.handshake_warnings_count_max
+        )
         self._specs = servers
         self._servers: dict[int, GenServer] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._own: Process | None = None
+        self._name = options.name  # dynamic: the one that we had last
         self._driver: LoopDriver | None = None
         self._registered: asyncio.Future[None] = self.loop.create_future()
         self._closed: asyncio.Future[None] = self.loop.create_future()
@@ -108,6 +127,7 @@ class Running:
                 cookie,
                 loop=self.loop,
                 handler=self,
+                allowed=" ".join(options.allow) or None,
                 visible=options.visible,
                 listen=options.listen,
                 listen_host=options.listen_host,
@@ -115,13 +135,17 @@ class Running:
                 epmd_mode=EPMD_MODES[options.epmd],
                 epmd_address=address,
                 epmd_port=port,
+                flags=options.flags or 0,
             )
         except BaseException:
             self._close_engine()
             raise
         self.room = calls.Room(self.core)
         self.pool = Pool(limits.pool_threads_max, limits.pool_waiting_count_max, options.name)
-        self.workers = Workers(self.core, exposures, self.pool)
+        self.workers = Workers(self.core, exposures, self.pool, self._adopt)
+        for exposed in exposures:
+            self.core.expose(exposed.module, exposed.function)
+        self.services = Services(self)
 
     def _make_engine(self) -> Engine:
         options = self.options
@@ -149,6 +173,7 @@ class Running:
             await self._wait_registered()
 
     async def _start_servers(self) -> None:
+        await self.services.start()
         for spec in self._specs:
             await self.start_server(spec.kind, spec.args, spec.name)
 
@@ -171,6 +196,24 @@ class Running:
             process._home = self
             self._own = process
         return self._own
+
+    @property
+    def group_leader(self) -> Pid:
+        """The group leader of processes that have none of their own, and of what they run on other
+        nodes: our I/O server, or the node itself while there is none."""
+        return self.services.io.pid or self.own_process.pid
+
+    def leader_of(self, process: CoreProcess) -> Pid:
+        """The group leader of a process of this node. `ProcessExited`."""
+        process._check()
+        return self.core.group_leader(process._key) or self.group_leader
+
+    def _adopt(self, key: int) -> Process:
+        """Gives a process that the core has made for a peer a mailbox."""
+        process = Process()
+        self.core.attach(process, key=key)
+        process._home = self
+        return process
 
     def _attach(self, process: Process, name: str | Atom | None) -> None:
         """Makes a process of the core for `process`, and registers it."""
@@ -206,9 +249,23 @@ class Running:
     async def start_server(
         self, kind: type[GenServer], args: tuple[Any, ...], name: str | Atom | None
     ) -> Pid:
+        return (await self.start_child(kind, args, name, None)).pid
+
+    async def start_child(
+        self,
+        kind: type[GenServer],
+        args: tuple[Any, ...],
+        name: str | Atom | None,
+        parent: GenServer | None,
+    ) -> GenServer:
+        """A server after its `init`; linked to `parent`, its supervisor, from the beginning."""
         server = kind()
         started: asyncio.Future[None] = self.loop.create_future()
         self._attach(server, name)
+        server._name = Atom(name) if isinstance(name, str) else name
+        if parent is not None:
+            server._parent = parent
+            parent.link(server.pid)
         self._servers[server._key] = server
         task = self._run(server, server._serve(args, started))
 
@@ -222,7 +279,7 @@ class Running:
         except asyncio.CancelledError:
             task.cancel()
             raise
-        return server.pid
+        return server
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs a coroutine of our own until it ends or the node stops."""
@@ -271,11 +328,29 @@ class Running:
 
     # -- stop
 
+    async def drain(self, timeout: float) -> bool:
+        """No work is under way any more, and none has come for a while; False: it took too long."""
+        self.services.leave_groups()
+        deadline = self.loop.time() + timeout
+        quiet_from = self.loop.time()
+        while True:
+            now = self.loop.time()
+            if self.workers.busy or any(server._busy for server in self._servers.values()):
+                quiet_from = now
+            elif now - quiet_from >= _QUIET_S:
+                return True
+            if now >= deadline:
+                return False
+            await asyncio.sleep(_DRAIN_LOOK_S)
+
     async def stop(self) -> None:
         """Servers in reverse order, all other processes, peers' calls, then the node itself."""
         try:
+            self.services.leave()
             me = asyncio.current_task()
-            for server in reversed(list(self._servers.values())):
+            # Those below a supervisor are ended by it.
+            top = [server for server in self._servers.values() if server._parent is None]
+            for server in reversed(top):
                 await self._cancel({server._task} - {me, None})
             await self._cancel(self._tasks - {me})
             await self.workers.stop()
@@ -307,6 +382,9 @@ class Running:
         self.room.close()
         for name in list(self.connecting):
             self._connected(name, TumenError("the node was stopped"))
+        for name in list(self.closing):
+            self._disconnected(name)
+        self._handshake_warnings.close()
         for stream in list(self.streams):
             stream.close()
         if self._driver is not None:
@@ -323,9 +401,9 @@ class Running:
     # -- the core's events: called from a drain
 
     def spawn_requested(
-        self, key: int, sender: Pid, _ref: Reference, kind: str, args: Any, /
+        self, key: int, sender: Pid, _ref: Reference, module: str, function: str, args: Any, /
     ) -> None:
-        self.workers.request(key, sender, kind, args)
+        self.workers.request(key, sender, module, function, args)
 
     def worker_abandoned(self, key: int, /) -> None:
         self.workers.abandoned(key)
@@ -347,11 +425,16 @@ class Running:
 
     def _up(self, event: CoreEvent) -> None:
         self._connected(event.node, None)
+        self.services.node_up(event.node, event.number == 1)
+        self._tell_watchers(_NODEUP, event.node)
         self._tell(events.NodeUp(event.node, event.number == 1))
 
     def _down(self, event: CoreEvent) -> None:
-        self._connected(event.node, _failure(event))
+        # Nothing for `connecting`: what waits there waits for a later connection than this one.
+        self._disconnected(event.node)
         self.room.open(event.node)
+        self.services.node_down(event.node)
+        self._tell_watchers(_NODEDOWN, event.node)
         self._tell(events.NodeDown(event.node, _reason(event), event.number))
 
     def _connect_failed(self, event: CoreEvent) -> None:
@@ -369,7 +452,7 @@ class Running:
         self._tell(events.Refused(event.node, to, _reason(event), event.number))
 
     def _handshake_failed(self, event: CoreEvent) -> None:
-        _log.warning("handshake with %r failed: %s", event.node, _reason(event))
+        self._handshake_warnings.warn("handshake with %r failed: %s", event.node, _reason(event))
         self._tell(events.HandshakeFailed(event.node, _reason(event)))
 
     def _was_registered(self, event: CoreEvent) -> None:
@@ -390,8 +473,14 @@ class Running:
         self._tell(events.RegisterFailed(_reason(event)))
 
     def _named(self, event: CoreEvent) -> None:
-        self._tell(events.Renamed(event.node))
-        self.background(self._start_servers())
+        # The host alone: the name was lost.
+        if "@" in event.node:
+            self._name = event.node
+            self._tell(events.Renamed(event.node))
+            self.background(self._start_servers())
+        else:
+            self._own = None
+            self._tell(events.NameLost(self._name))
 
     def _has_stopped(self, _event: CoreEvent) -> None:
         if not self._closed.done():
@@ -402,6 +491,18 @@ class Running:
         self._tell(events.NodeFailed(_reason(event)))
         self.core.end_all(NO_CONNECTION)
         self._has_stopped(event)
+
+    def watch_nodes(self, process: Process, flag: bool) -> None:
+        """`Process.monitor_nodes`."""
+        watchers = self._node_watchers
+        watchers[process] = watchers.get(process, 0) + 1 if flag else 0
+        if not flag:
+            del watchers[process]
+
+    def _tell_watchers(self, what: Atom, name: str) -> None:
+        for process, count in list(self._node_watchers.items()):
+            for _ in range(count):
+                process._deliver((what, Atom(name)))
 
     def _tell(self, event: events.Event) -> None:
         for stream in list(self.streams):
@@ -415,6 +516,17 @@ class Running:
                 future.set_result(None)
             else:
                 future.set_exception(error)
+
+    def _disconnected(self, name: str) -> None:
+        for future in self.closing.pop(name, ()):
+            if not future.done():
+                future.set_result(None)
+
+    def allow(self, names: Iterable[str]) -> None:
+        for name in dict.fromkeys(names):
+            self.core.allow(name)
+            if name not in self.allowed:
+                self.allowed += (name,)
 
     def _pid(self, key: int) -> Pid | None:
         return self.core.pid(key) if key else None

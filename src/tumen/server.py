@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from . import system
 from ._term import Atom, ImproperList, Pid, Reference
 from .calls import send_wait
-from .errors import Busy, Exit, ServerDied
+from .errors import Busy, EncodeError, Exit, LimitExceeded, ServerDied
 from .process import Process
 from .reasons import NORMAL, SHUTDOWN, exit_reason
 
@@ -27,8 +29,15 @@ _GEN_CALL: Final = Atom("$gen_call")
 _GEN_CAST: Final = Atom("$gen_cast")
 _ALIAS: Final = Atom("alias")
 _SYSTEM: Final = Atom("system")
-_ERROR: Final = Atom("error")
-_UNKNOWN_SYSTEM_MSG: Final = Atom("unknown_system_msg")
+_EXIT: Final = Atom("EXIT")
+
+
+# Calls looked at for the newest while callers give up faster than they are served. They count as
+# taken from the mailbox, so there are few; and enough that what is taken has time left: so many
+# calls come while the next ones are handled.
+_NEWEST_OF_COUNT: Final = 64
+# Without a turn of the loop no mail comes in: seconds until the loop gets one.
+_TURN_S: Final = 0.001
 
 
 class NoReply:
@@ -52,14 +61,25 @@ class Stop:
 class Caller:
     """Who made a call, and how to answer: `pid`, and `reply`."""
 
-    __slots__ = ("_address", "_monitor", "_process", "_tag", "_times_up", "pid")
+    __slots__ = (
+        "__weakref__",
+        "_address",
+        "_monitor",
+        "_process",
+        "_tag",
+        "_times_up",
+        "pid",
+        "replied",
+    )
 
-    def __init__(self, process: GenServer, pid: Pid, tag: Any) -> None:
+    def __init__(self, process: Process, pid: Pid, tag: Any) -> None:
         self.pid = pid
         self._process = process
         self._tag = tag
         self._address, self._monitor = _reply_address(pid, tag)
         self._times_up = process._home.core.times_up(pid.node)
+        # Whether `reply` was called.
+        self.replied = False
 
     def reply(self, value: Any) -> None:
         """Answers the call; also after the handler has returned `NoReply`, from any coroutine.
@@ -69,6 +89,7 @@ class Caller:
         """
         server = self._process
         server._home.core.send(server._key, self._address, (self._tag, value), control=True)
+        self.replied = True
 
     @property
     def abandoned(self) -> bool:
@@ -102,7 +123,23 @@ class GenServer(Process):
     `blocking`. One runs at a time; messages keep their order. An exception in a handler ends the
     server as it does on a BEAM: its callers see that reason. The methods of `Process` are the
     server's own.
+
+    System messages (`sys:get_state`, `sys:suspend`, `gen_server:stop` …) are answered as a
+    gen_server of OTP answers them; see `format_state`. While it is suspended, a server handles
+    nothing else.
     """
+
+    # The supervisor that has started it, and its name then; what `sys` has turned on.
+    _parent: GenServer | None = None
+    _name: Atom | None = None
+    _suspended = False
+    _debug: system.Debug | None = None
+    # Its supervisor ends it, and sees to it that it does not take too long.
+    _unhurried = False
+    # Callers whose handler returned NoReply.
+    _owed: weakref.WeakSet[Caller] | None = None
+    # `terminate` runs, or has run.
+    _terminating = False
 
     # -- to be overridden
 
@@ -123,7 +160,20 @@ class GenServer(Process):
 
     async def terminate(self, reason: Any) -> None:
         """Runs last, unless a signal has killed the server: the node stops, a handler returned
-        `Stop` or raised. Has `Limits.shutdown_time_ms` when the node stops."""
+        `Stop` or raised, its supervisor or `gen_server:stop` has ended it.
+
+        Has `Limits.shutdown_time_ms` when the node stops, and what its child spec says when its
+        supervisor ends it.
+        """
+
+    def format_state(self) -> Any:
+        """What `sys:get_state` and `sys:get_status` of a BEAM show: a term.
+
+        By default a map of the public attributes; for objects that have no term their `repr`. To
+        be overridden, by a plain ``def`` that is quick, for another view or to keep secrets: every
+        node of the cluster may ask.
+        """
+        return system.attributes(self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.pid!r}>"
@@ -145,7 +195,7 @@ class GenServer(Process):
 
     async def _init(self, args: tuple[Any, ...], started: asyncio.Future[None]) -> bool:
         try:
-            result = await self._run(self.init, *args)
+            result = await self._begin(args)
         except Exception as error:
             self._start_failed(started, exit_reason(error, "init", 1), error)
             return False
@@ -155,6 +205,9 @@ class GenServer(Process):
         if not started.done():
             started.set_result(None)
         return True
+
+    async def _begin(self, args: tuple[Any, ...]) -> Any:
+        return await self._run(self.init, *args)
 
     def _start_failed(
         self, started: asyncio.Future[None], reason: Any, cause: Exception | None
@@ -175,36 +228,109 @@ class GenServer(Process):
         try:
             async for message in self:
                 kind = message[0] if type(message) is tuple and message else None
+                debug = self._debug
                 caller = None
-                if kind == _GEN_CALL and len(message) == 3 and _is_from(message[1]):
+                if kind == _GEN_CALL and len(message) == 3 and is_from(message[1]):
                     function, arity = "handle_call", 2
+                    if debug is not None:
+                        debug.received(self, message)
                     caller = Caller(self, *message[1])
                     result = self._begin_call(message[2], caller)
                 elif kind == _GEN_CAST and len(message) == 2:
                     function, arity = "handle_cast", 1
+                    if debug is not None:
+                        debug.received(self, message)
                     result = self._invoke(self.handle_cast, message[1])
-                elif kind == _SYSTEM and len(message) == 3 and _is_from(message[1]):
-                    caller = Caller(self, *message[1])
-                    result = self._system(message[2])
+                elif kind in (_SYSTEM, _EXIT) and self._is_of_system(message):
+                    function, arity = "handle_system_msg", 1
+                    ended = await self._system(message)
+                    while ended is None and self._suspended:
+                        ended = await self._system(await self.receive(self._is_of_system))
+                    if ended is not None:
+                        return ended[0]
+                    continue
                 else:
                     function, arity = "handle_info", 1
-                    result = self._invoke(self.handle_info, message)
+                    if debug is not None:
+                        debug.received(self, message)
+                    result = self._info(message)
                 if hasattr(result, "__await__"):
                     result = await result
                 if caller is not None:
                     await self._reply(caller, result)
                 if isinstance(result, Stop):
                     return result.reason
+                if debug is not None:
+                    replied = caller is not None and not _is_no_reply(result)
+                    debug.handled(self, message, result, replied=replied)
         except Exception as error:
             if self.alive and not isinstance(error, Exit):
                 _log.error("%r crashed in %s/%d", self, function, arity, exc_info=error)
             return exit_reason(error, function, arity)
         return NORMAL
 
+    def _info(self, message: Any) -> Any:
+        """Handles what is of no other kind."""
+        return self._invoke(self.handle_info, message)
+
     def _begin_call(self, request: Any, caller: Caller) -> Any:
         """Runs `handle_call`, unless the caller has given up while the request waited."""
         if caller.abandoned:
-            return self._not_begun(caller)
+            self._not_begun(caller)
+            return self._newest_first()
+        return self._handle_call(request, caller)
+
+    async def _newest_first(self) -> Any:
+        """Serves the calls that wait, the newest first, until none does; NoReply, or a Stop.
+
+        A caller has given up while its call waited: calls come faster than they can be handled.
+        In the order of their arrival each would begin just before its caller gives up too, and all
+        the work would be for nobody. No call overtakes another message, nor one of the same
+        process: between different callers there is no order to be kept.
+        """
+        waiting: dict[Pid, tuple[Caller, Any]] = {}
+        turn = self._home.loop.time()
+        while True:
+            self._gather_calls(waiting)
+            if not waiting:
+                return NoReply
+            caller, message = waiting.popitem()[1]
+            if self._debug is not None:
+                self._debug.received(self, message)
+            result = self._handle_call(message[2], caller)
+            if hasattr(result, "__await__"):
+                result = await result
+            await self._reply(caller, result)
+            if isinstance(result, Stop):
+                return Stop(result.reason)
+            if self._home.loop.time() - turn > _TURN_S:
+                await asyncio.sleep(0)
+                turn = self._home.loop.time()
+
+    def _gather_calls(self, waiting: dict[Pid, tuple[Caller, Any]]) -> None:
+        """Takes the calls at the head of the mailbox, up to the first message of another kind, and
+        drops those whose callers have given up: the oldest first, so that the newest of what
+        waits here is always so many calls away from that."""
+        found: Any = None
+
+        def is_call(message: Any) -> bool:
+            nonlocal found
+            found = message
+            return True
+
+        while True:
+            while waiting and (oldest := next(iter(waiting.values())))[0].abandoned:
+                self._not_begun(oldest[0])
+                del waiting[oldest[0].pid]
+            if len(waiting) >= _NEWEST_OF_COUNT or self._find(is_call) != 0:
+                return
+            if type(found) is not tuple or len(found) != 3 or found[0] != _GEN_CALL:
+                return
+            if not is_from(found[1]) or found[1][0] in waiting:
+                return
+            waiting[found[1][0]] = (Caller(self, *found[1]), self._remove(0))
+
+    def _handle_call(self, request: Any, caller: Caller) -> Any:
         handler = self.handle_call
         if not getattr(handler, "tumen_blocking", False):
             return handler(request, caller)
@@ -215,13 +341,24 @@ class GenServer(Process):
 
         return self._home.in_pool(run, ())
 
+    @property
+    def _busy(self) -> bool:
+        """Whether something is being handled, or waits for it, or a reply is owed to a caller."""
+        if self._waiting() or not self._asleep:
+            return True
+        return any(not caller.replied and not caller.abandoned for caller in self._owed or ())
+
     def _not_begun(self, caller: Caller) -> type[NoReply]:
         _log.debug("%r: a call of %r was not begun: nobody waits for it", self, caller)
         return NoReply
 
     async def _reply(self, caller: Caller, result: Any) -> None:
         """Answers a call with what its handler has returned."""
-        if result is NoReply or isinstance(result, NoReply):
+        if _is_no_reply(result):
+            if not caller.replied:
+                if self._owed is None:
+                    self._owed = weakref.WeakSet()
+                self._owed.add(caller)
             return
         if isinstance(result, Stop):
             if not result.has_reply:
@@ -232,9 +369,32 @@ class GenServer(Process):
         except Busy:
             await send_wait(self._home, caller.pid, lambda: caller.reply(result))
 
-    def _system(self, request: Any) -> Any:
-        _log.debug("%r got the system message %r", self, request)
-        return (_ERROR, (_UNKNOWN_SYSTEM_MSG, request))
+    def _is_of_system(self, message: Any) -> bool:
+        """Whether it is a system message or the exit of the supervisor: all that a suspended
+        server looks at."""
+        if type(message) is not tuple or len(message) != 3:
+            return False
+        if message[0] == _SYSTEM:
+            return is_from(message[1])
+        parent = self._parent
+        return message[0] == _EXIT and parent is not None and message[1] == parent.pid
+
+    async def _system(self, message: Any) -> tuple[Any] | None:
+        """Handles what `_is_of_system` accepts; ``(reason,)`` when the server ends by it."""
+        kind, origin, request = message
+        if kind == _EXIT:
+            return (request,)
+        caller = Caller(self, *origin)
+        reply, ended = system.answer(self, request)
+        try:
+            await self._reply(caller, reply)
+        except (EncodeError, LimitExceeded) as error:
+            await self._reply(caller, system.state_failed(self, error))
+        return ended
+
+    def _status_extra(self) -> list[Any]:
+        """What `sys:get_status` shows beside the state."""
+        return []
 
     def _invoke(self, handler: Callable[..., Any], *args: Any) -> Any:
         """The result of a handler, or something to be awaited for it."""
@@ -249,6 +409,7 @@ class GenServer(Process):
     async def _terminate(self, reason: Any) -> None:
         if not self.alive:
             return
+        self._terminating = True
         try:
             await self._run(self.terminate, reason)
         except Exception:
@@ -259,7 +420,8 @@ class GenServer(Process):
         if not self.alive:
             return
         try:
-            async with asyncio.timeout(self._home.limits.shutdown_time_ms / 1000):
+            limit = None if self._unhurried else self._home.limits.shutdown_time_ms / 1000
+            async with asyncio.timeout(limit):
                 await self._terminate(SHUTDOWN)
         except TimeoutError:
             _log.error("%r: terminate/1 took too long", self)
@@ -267,7 +429,12 @@ class GenServer(Process):
             self._end(SHUTDOWN)
 
 
-def _is_from(value: Any) -> bool:
+def _is_no_reply(result: Any) -> bool:
+    return result is NoReply or isinstance(result, NoReply)
+
+
+def is_from(value: Any) -> bool:
+    """Whether it is the ``{Pid, Tag}`` of a caller."""
     return type(value) is tuple and len(value) == 2 and isinstance(value[0], Pid)
 
 

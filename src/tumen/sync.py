@@ -11,17 +11,19 @@ here is reached through ``sync_node.node`` and `run`.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from . import node as _node
 from .errors import TumenError
 
 if TYPE_CHECKING:
     import concurrent.futures
-    from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 
     from ._term import Atom, Pid
+    from .broadcast import RpcResult
     from .calls import Destination
     from .events import Event, EventStream
     from .info import BackendName, Connection, NodeInfo
@@ -129,6 +131,9 @@ class Node:
     def set_cookie(self, cookie: str, *, peer: str | None = None) -> None:
         self._do(self.node.set_cookie, cookie, peer=peer)
 
+    def allow(self, names: Iterable[str]) -> None:
+        self._do(self.node.allow, names)
+
     # -- connections
 
     def connect(
@@ -178,13 +183,71 @@ class Node:
     ) -> Any:
         return self.run(self.node.rpc(node, module, function, args, timeout))
 
+    def rpc_cast(
+        self, node: str, module: str | Atom, function: str | Atom, args: Sequence[Any] = ()
+    ) -> None:
+        self._do(self.node.rpc_cast, node, module, function, args)
+
+    def multicall(
+        self,
+        nodes: Iterable[str | Atom],
+        module: str | Atom,
+        function: str | Atom,
+        args: Sequence[Any] = (),
+        timeout: float | None = None,
+    ) -> dict[str, RpcResult]:
+        return self.run(self.node.multicall(nodes, module, function, args, timeout))
+
+    def abcast(
+        self, nodes: Iterable[str | Atom], name: str | Atom, message: Any
+    ) -> dict[str, Exception]:
+        return self._do(self.node.abcast, nodes, name, message)
+
+    def sbcast(
+        self,
+        nodes: Iterable[str | Atom],
+        name: str | Atom,
+        message: Any,
+        timeout: float | None = 5.0,
+    ) -> dict[str, RpcResult]:
+        return self.run(self.node.sbcast(nodes, name, message, timeout))
+
+    def put_chars(self, device: Destination, text: str, timeout: float | None = 5.0) -> None:
+        self.run(self.node.put_chars(device, text, timeout))
+
     def join(self, pid: Destination) -> Any:
         return self.run(self.node.join(pid))
 
     def exit(self, pid: Pid, reason: Any) -> None:
         self._do(self.node.exit, pid, reason)
 
+    # -- groups and names
+
+    @property
+    def pg(self) -> Any:
+        """`tumen.Node.pg` with blocking methods; what is an async iterator there is one here."""
+        return _Blocking(self, self._do(lambda: self.node.pg))
+
+    @property
+    def global_names(self) -> Any:
+        """`tumen.Node.global_names` with blocking methods."""
+        return _Blocking(self, self._do(lambda: self.node.global_names))
+
+    def pubsub(self, name: str | Atom, **options: Any) -> Any:
+        """`tumen.Node.pubsub` with blocking methods; subscriptions are iterators."""
+        return _Blocking(self, self._do(self.node.pubsub, name, **options))
+
     # -- processes
+
+    def spawn_remote(
+        self,
+        node: str,
+        module: str | Atom,
+        function: str | Atom,
+        args: Sequence[Any] = (),
+        **options: Any,
+    ) -> Any:
+        return self.run(self.node.spawn_remote(node, module, function, args, **options))
 
     def spawn(
         self,
@@ -212,6 +275,45 @@ class Node:
         self, module: str, function: str, call: Callable[..., Any], *, inline: bool = False
     ) -> None:
         self.node.expose(module, function, call, inline=inline)
+
+
+class _Blocking:
+    """An object of the node's loop, for other threads: its methods block until they are done."""
+
+    def __init__(self, node: Node, target: Any) -> None:
+        self._node = node
+        self._target = target
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._target, name)
+        if not callable(found):
+            return found
+
+        async def work(*args: Any, **options: Any) -> Any:
+            result = found(*args, **options)
+            return await result if inspect.isawaitable(result) else result
+
+        def call(*args: Any, **options: Any) -> Any:
+            result = self._node.run(work(*args, **options))
+            return _Blocking(self._node, result) if hasattr(result, "__anext__") else result
+
+        return call
+
+    def __iter__(self) -> Iterator[Any]:
+        async def following() -> Any:
+            return await anext(self._target, _END)
+
+        while (item := self._node.run(following())) is not _END:
+            yield item
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+_END: Final = object()
 
 
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:

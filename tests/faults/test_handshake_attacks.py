@@ -13,7 +13,7 @@ import pytest
 
 import tumen
 from faults.evil import FLAGS, M25, MANDATORY, MANDATORY_25_DIGEST, Evil
-from faults.scene import PATIENCE, Scene, scene
+from faults.scene import PATIENCE, Scene, eventually, scene
 from nodes import COOKIE, HOST
 from tumen import Limits, events
 
@@ -191,17 +191,44 @@ async def test_malformed_handshake_message_is_refused_at_once(backend: str) -> N
 async def test_stranger_who_hangs_up_leaves_nothing(backend: str) -> None:
     async with scene() as s:
         for leave in (Evil.close, Evil.reset):
-            for steps in range(3):
+            for steps in (1, 2):
                 s.events.clear()
                 with s.evil(NAME).dial(s.address) as evil:
-                    if steps:
-                        evil.say(evil.send_name())
+                    evil.say(evil.send_name())
                     if steps == 2:
                         assert evil.said() == b"sok"
                         evil.challenged()
                     leave(evil)
                     failed = await s.event(events.HandshakeFailed)
                     assert failed.reason
+
+
+async def test_probe_of_the_port_is_no_failed_handshake(backend: str) -> None:
+    # Load balancers look whether somebody listens, every few seconds, and say nothing.
+    async with scene() as s:
+        for leave in (Evil.close, Evil.reset):
+            for _ in range(20):
+                with s.evil(NAME).dial(s.address) as evil:
+                    leave(evil)
+        # This one comes after them all.
+        with s.connected() as evil:
+            await s.event(events.NodeUp, evil.name)
+        await eventually("all gone", lambda: not s.node.info().half_open)
+        assert not s.seen(events.HandshakeFailed)
+
+
+async def test_warnings_of_failed_handshakes_are_counted_above_their_limit(
+    backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with scene(limits=Limits(handshake_warnings_count_max=3)) as s:
+        for _ in range(8):
+            evil = s.evil(NAME, cookie="another-cookie-of-a-test").dial(s.address)
+            with evil, pytest.raises((EOFError, ConnectionError)):
+                evil.shake()
+        await s.until("8 events", lambda: len(s.seen(events.HandshakeFailed)) == 8)
+        logged = [r for r in caplog.records if "handshake with" in r.getMessage()]
+        assert len(logged) == 3
+    assert "5 more handshakes failed" in caplog.text
 
 
 @contextlib.contextmanager

@@ -50,6 +50,11 @@ def test_rpc_returns_what_erlang_returns(backend: str, shared_beam: peers.Beam) 
     assert json.loads(done.stdout)["value"] == "GRÜSS"
 
 
+def test_what_the_function_prints_is_not_the_answer(shared_beam: peers.Beam) -> None:
+    done = run(shared_beam, "rpc", shared_beam.name, "io", "format", '["~p~n", [{a, "b"}]]')
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", '{a,"b"}\n')
+
+
 def test_rpc_of_one_that_fails_exits_1_with_class_and_reason(shared_beam: peers.Beam) -> None:
     for args, said in [
         (["erlang", "exit", "[{bad, luck}]"], "exit: {bad,luck}"),

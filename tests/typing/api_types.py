@@ -5,10 +5,12 @@ test_types.py runs mypy over this file and compares; nothing here is executed.
 
 from __future__ import annotations
 
-from typing import reveal_type
+from dataclasses import dataclass
+from typing import Annotated, Literal, reveal_type
 
 import tumen
-from tumen import App, Atom, GenServer, Limits, Node, Pid, Process, Reference
+from tumen import App, Atom, ChildSpec, GenServer, Limits, Node, Pid, Process, Reference
+from tumen.typed import AsAtom
 
 app = App()
 
@@ -46,10 +48,16 @@ async def echo(proc: Process) -> None:
 async def use(node: Node) -> None:
     reveal_type(node.name)  # expect: str
     reveal_type(await node.ping("app@127.0.0.1"))  # expect: bool
+    results = await node.multicall(["app@127.0.0.1"], "erlang", "node", timeout=1)
+    reveal_type(results)  # expect: dict[str, tumen.broadcast.RpcResult]
     reveal_type(await node.call("counter", 1, timeout=1.0))  # expect: Any
     reveal_type(await node.rpc("app@127.0.0.1", "lists", "seq", [1, 5]))  # expect: Any
     reveal_type(node.spawn(echo, name="echo"))  # expect: tumen._term.Pid
     reveal_type(await node.start_server(Counter, 0, name="second"))  # expect: tumen._term.Pid
+    sup = node.supervisor("workers")
+    reveal_type(sup)  # expect: tumen.supervisor.Supervisor
+    reveal_type(await sup.start_child(ChildSpec("third", Counter, (1,))))  # expect: tumen._term.Pid
+    reveal_type(sup.count_children())  # expect: dict[str, int]
     reveal_type(node.whereis("second"))  # expect: tumen._term.Pid | None
     reveal_type(node.nodes())  # expect: list[str]
     reveal_type(node.limits)  # expect: tumen.options.Limits
@@ -63,6 +71,22 @@ async def run() -> None:
 
 reveal_type(tumen.encode([1]))  # expect: bytes
 reveal_type(tumen.decode(b""))  # expect: Any
+reveal_type(tumen.decode(b"", as_=int))  # expect: int
+reveal_type(tumen.decode(b"", as_=list[str]))  # expect: list[str]
+reveal_type(tumen.decode(b"", binaries="utf8", as_=int | None))  # expect: Any | int
+reveal_type(tumen.convert(1, dict[str, float]))  # expect: dict[str, float]
+reveal_type(tumen.convert(1, int | None))  # expect: Any | int
+
+
+@tumen.struct("Elixir.Shop.User")
+@dataclass
+class User:
+    id: int
+    state: Annotated[Literal["new"], AsAtom] = "new"
+
+
+reveal_type(tumen.decode(b"", as_=User))  # expect: api_types.User
+reveal_type(User(1).state)  # expect: Literal['new']
 reveal_type(Atom("ok"))  # expect: tumen._term.Atom
 
 

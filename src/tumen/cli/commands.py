@@ -282,14 +282,17 @@ def epmd(address: str, epmd_port: int | None, as_json: bool) -> None:
 @tumen.command()
 @click.argument("app", metavar="MODULE_OR_FILE[:APP]")
 @node_options
+@click.option("--drain-seconds", type=click.FloatRange(0), default=20.0, show_default=True,
+              help="For what is under way when a signal comes.")  # fmt: skip
 @json_option
-def serve(app: str, node_options: NodeOptions, as_json: bool) -> None:
+def serve(app: str, node_options: NodeOptions, drain_seconds: float, as_json: bool) -> None:
     """Runs an App until SIGINT or SIGTERM.
 
     The App is the object of that name in a module or a file of Python: tumen serve counter.py:app.
     Without a name it is `app`, or the only one there is. The node is named after the module, on
-    127.0.0.1, unless --name says otherwise. The first signal stops the servers (their terminate
-    runs) and hands over what is queued; the second one ends the process at once.
+    127.0.0.1, unless --name says otherwise. At the first signal the node leaves its process groups,
+    finishes what it was asked for, stops the servers (their terminate runs) and hands over what is
+    queued; the second one ends the process at once.
     """
     from .serve import serve_app  # noqa: PLC0415 - starts faster without
 
@@ -302,7 +305,7 @@ def serve(app: str, node_options: NodeOptions, as_json: bool) -> None:
             )
         sys.stdout.flush()
 
-    run(serve_app(app, node_options, ready), as_json=as_json)
+    run(serve_app(app, node_options, ready, drain_seconds), as_json=as_json)
 
 
 @tumen.command()

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["find_app", "serve_app"]
 
+_log = logging.getLogger("tumen")
+
 
 def find_app(spec: str) -> tuple[tumen.App, str]:
     """The App that ``MODULE_OR_FILE[:name]`` means, and a name for its node."""
@@ -78,9 +80,10 @@ def the_app_of(module: ModuleType, place: str) -> str:
 
 
 async def serve_app(
-    spec: str, options: NodeOptions, ready: Callable[[dict[str, Any]], None]
+    spec: str, options: NodeOptions, ready: Callable[[dict[str, Any]], None], drain_s: float
 ) -> None:
-    """Runs the App; `ready` is told about the node once it can be called."""
+    """Runs the App; `ready` is told about the node once it can be called. A signal lets it finish
+    what is under way, for `drain_s` seconds at most; a second one ends it at once."""
     app, stem = find_app(spec)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     with stop_signal() as stopping:
@@ -105,6 +108,8 @@ async def serve_app(
                     waiting.cancel()
                 if not stopping.is_set():
                     raise Failed(Code.FAILED, f"the node has failed: {broken.result()}")
+                if not await node.drain(drain_s):
+                    _log.warning("work is still under way after %s s: stopping", drain_s)
         finally:
             await node.stop()
 

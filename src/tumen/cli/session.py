@@ -9,12 +9,13 @@ import os
 import secrets
 import signal
 import socket
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import tumen
 from tumen._core import Engine
 from tumen.events import ConnectFailed, NodeDown
-from tumen.options import _cookie_read, backend_choice, epmd_choice
+from tumen.options import backend_choice, cookie_read, epmd_choice
 
 from .exits import Code, Failed, text_of
 
@@ -59,7 +60,7 @@ class NodeOptions:
         if self.cookie_file is not None and self.cookie_env is not None:
             raise Failed(Code.USAGE, "--cookie-file and --cookie-env exclude each other")
         if self.cookie_file is not None:
-            return _cookie_read(self.cookie_file)
+            return cookie_read(self.cookie_file)
         if self.cookie_env is None:
             return None
         cookie = os.environ.get(self.cookie_env)
@@ -97,7 +98,14 @@ async def start_node(options: NodeOptions, name: str, **more: Any) -> tumen.Node
 async def session(options: NodeOptions, target: str) -> AsyncIterator[tumen.Node]:
     """Our node, for one question to `target`."""
     # Nobody has to find us: no listener, and so no name at the port mapper.
-    node = await start_node(options, name_towards(target), epmd="client", listen=False)
+    # What the other side prints for us is not the answer.
+    node = await start_node(
+        options,
+        name_towards(target),
+        epmd="client",
+        listen=False,
+        on_output=lambda text, _: print(text, end="", file=sys.stderr, flush=True),
+    )
     events = node.events()
     try:
         yield node

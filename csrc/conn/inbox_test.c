@@ -1,0 +1,183 @@
+/* What becomes of the terms of events: copied, written out, or left where they were assembled. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "../dist/dist_test.h"
+#include "inbox.h"
+
+static const tm_bytes atoms[] = {
+    {(const uint8_t *)"ok", 2},
+    {(const uint8_t *)"a_name_that_is_a_little_longer", 30},
+};
+
+typedef struct scene {
+    test_alloc memory;
+    uint64_t wakeups;
+    tm_inbox inbox;
+    tm_source *source;
+    tm_slab slab;
+    tm_walk_result walked;
+    tumen_event event;
+} scene;
+
+static void scene_init(scene *s)
+{
+    memset(s, 0, sizeof *s);
+    test_alloc_init(&s->memory, SIZE_MAX);
+    assert_int_equal(tm_inbox_init(&s->inbox, &s->memory.alloc, &s->wakeups), 0);
+    s->source = tm_source_create(&s->memory.alloc, 1);
+    s->event.kind = TUMEN_EVENT_MESSAGE;
+}
+
+static void scene_fini(scene *s)
+{
+    tm_inbox_fini(&s->inbox);
+    assert_int_equal(tm_inbox_bytes(&s->inbox), 0);
+    assert_int_equal(s->source->bytes, 0);
+    tm_source_unref(s->source);
+    tm_slab_free(&s->memory.alloc, &s->slab);
+    assert_int_equal(s->memory.stats.bytes, 0);
+}
+
+/* "{Atom 0, Atom 1, Binary}" of so many bytes, at an offset of a slab; the sender's node is written
+ * right before it, as in a control message. */
+static void assemble(scene *s, size_t at, size_t binary_len, size_t slack)
+{
+    static const uint8_t head[] = {104, 3, 82, 0, 82, 1, 109};
+    size_t len = sizeof head + 4 + binary_len;
+    assert_int_equal(tm_slab_resize(&s->memory.alloc, &s->slab, at + len + slack), 0);
+    memset(s->slab.ptr, 0xee, s->slab.size);
+    uint8_t *p = tm_store_bytes(s->slab.ptr + at, head, sizeof head);
+    p = tm_store_u32(p, (uint32_t)binary_len);
+    for (size_t i = 0; i < binary_len; i++) *p++ = (uint8_t)(i * 7);
+    memcpy(s->slab.ptr + at - 3, "a@b", 3);
+    s->event.from.node = (tumen_bytes){s->slab.ptr + at - 3, 3};
+    s->event.term = (tumen_bytes){s->slab.ptr + at, len};
+    tm_walk_limits limits = TM_WALK_LIMITS_DEFAULT;
+    limits.cache_refs = 2;
+    limits.cache_atoms = atoms;
+    tm_bytes term = tm_bytes_of(s->event.term.ptr, len);
+    assert_int_equal(tm_etf_walk(term, &limits, &s->memory.alloc, &s->walked), 0);
+    assert_int_equal(s->walked.refs.count, 2);
+}
+
+static int put(scene *s)
+{
+    tm_inbox_term term = {.atoms = atoms, .refs = &s->walked.refs, .memory = &s->slab};
+    return tm_inbox_put_term(&s->inbox, &s->event, &term, s->source, 1);
+}
+
+/* The event as the consumer sees it; true when its term lies in that memory. */
+static bool check_taken(scene *s, size_t binary_len, const uint8_t *memory, size_t size)
+{
+    static const char head[] = "h\3w\2okw\36a_name_that_is_a_little_longerm";
+    size_t head_len = sizeof head - 1;
+    tumen_batch *batch = tm_inbox_take(&s->inbox);
+    const tumen_event *event = tumen_batch_next(batch);
+    assert_non_null(event);
+    assert_memory_equal(event->from.node.ptr, "a@b", 3);
+    assert_int_equal(event->term.len, head_len + 4 + binary_len);
+    assert_memory_equal(event->term.ptr, head, head_len);
+    assert_int_equal(tm_load_u32(event->term.ptr + head_len), binary_len);
+    for (size_t i = 0; i < binary_len; i++)
+        if (event->term.ptr[head_len + 4 + i] != (uint8_t)(i * 7)) fail();
+    bool inside = event->term.ptr >= memory && event->term.ptr < memory + size;
+    assert_true(tm_inbox_bytes(&s->inbox) >=
+                event->term.len + (inside ? size - event->term.len : 0));
+    assert_int_equal(s->source->bytes, tm_inbox_bytes(&s->inbox));
+    assert_null(tumen_batch_next(batch));
+    tumen_batch_free(batch);
+    return inside;
+}
+
+static bool arrives_in_place(size_t at, size_t binary_len, size_t slack)
+{
+    scene s;
+    scene_init(&s);
+    assemble(&s, at, binary_len, slack);
+    const uint8_t *memory = s.slab.ptr;
+    size_t size = s.slab.size;
+    assert_int_equal(put(&s), 0);
+    bool taken = !s.slab.ptr;
+    assert_int_equal(check_taken(&s, binary_len, memory, size), taken);
+    scene_fini(&s);
+    return taken;
+}
+
+static void large_term_stays_where_it_was_assembled(void **state)
+{
+    (void)state;
+    assert_true(arrives_in_place(1024, 100000, 0));
+    assert_true(arrives_in_place(1024, TM_INBOX_TAKE_BYTES_MIN, 0));
+}
+
+static void other_spans_are_kept_when_atoms_are_written_over_them(void **state)
+{
+    (void)state;
+    /* 32 bytes are needed: room for just that, all of it in front of the term. */
+    assert_true(arrives_in_place(32, 100000, 0));
+    assert_true(arrives_in_place(33, 100000, 0));
+}
+
+static void term_without_room_for_its_atoms_is_copied(void **state)
+{
+    (void)state;
+    assert_false(arrives_in_place(31, 100000, 0));
+    assert_false(arrives_in_place(3, 100000, 0));
+}
+
+static void small_term_and_wasteful_memory_are_not_kept(void **state)
+{
+    (void)state;
+    assert_false(arrives_in_place(1024, 100, 0));
+    assert_false(arrives_in_place(1024, 50000, 200000));
+}
+
+static void borrowed_term_is_copied_and_written_out(void **state)
+{
+    (void)state;
+    scene s;
+    scene_init(&s);
+    assemble(&s, 64, 50000, 0);
+    tm_inbox_term term = {.atoms = atoms, .refs = &s.walked.refs};
+    assert_int_equal(tm_inbox_put_term(&s.inbox, &s.event, &term, s.source, 1), 0);
+    assert_non_null(s.slab.ptr);
+    assert_false(check_taken(&s, 50000, s.slab.ptr, s.slab.size));
+    scene_fini(&s);
+}
+
+static void without_memory_nothing_is_taken(void **state)
+{
+    (void)state;
+    scene s;
+    scene_init(&s);
+    assemble(&s, 64, 50000, 0);
+    s.memory.fail_after = 0;
+    assert_int_equal(put(&s), TM_ENOMEM);
+    assert_non_null(s.slab.ptr);
+    s.memory.fail_after = SIZE_MAX;
+    assert_int_equal(tm_inbox_bytes(&s.inbox), 0);
+    assert_int_equal(put(&s), 0);
+    assert_null(s.slab.ptr);
+    scene_fini(&s); /* not read: the inbox frees it */
+}
+
+#define TEST(name) cmocka_unit_test(name)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(large_term_stays_where_it_was_assembled),
+        TEST(other_spans_are_kept_when_atoms_are_written_over_them),
+        TEST(term_without_room_for_its_atoms_is_copied),
+        TEST(small_term_and_wasteful_memory_are_not_kept),
+        TEST(borrowed_term_is_copied_and_written_out),
+        TEST(without_memory_nothing_is_taken),
+    };
+    return cmocka_run_group_tests_name("inbox", tests, NULL, NULL);
+}
