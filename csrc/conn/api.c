@@ -615,7 +615,7 @@ int tumen_spawn_request(tumen_node *node, tumen_key from, const tumen_spawn_spec
     if (spec->args.len > tm_node_limit(node, TUMEN_LIMIT_MESSAGE_BYTES)) return TM_EUSE_LIMIT;
     if (spec->leader.node.len && !tm_node_name_valid(tm_private(spec->leader.node)))
         return TM_EUSE_NAME;
-    if (spec->leader.id > TM_PID_ID_MAX) return TM_EUSE_ARG;
+    if (spec->leader.node.len && spec->leader.id > TM_PID_ID_MAX) return TM_EUSE_ARG;
     tm_buf options;
     tm_buf_init(&options, &node->engine->alloc, TM_SPAWN_OPTIONS_BYTES_MAX);
     int rc = spawn_options(node, spec, &options);
