@@ -232,6 +232,10 @@ static_assert(TM_PROCESS_COUNT_MAX <= TM_PID_ID_MAX, "our own pids are among the
 /* Longest sequential trace token that is kept, bytes: a label is a number or a small term, and each
  * process that a trace comes by holds a copy. A message with a longer one arrives without it. */
 #define TM_TRACE_TOKEN_BYTES_MAX 512
+/* What the terms that a control message carries may grow by when the atoms they refer to are written
+ * out, bytes. A reference of two bytes may stand for an atom of a thousand; reasons, tokens and
+ * options of good faith name a few. */
+#define TM_CONTROL_GROWTH_BYTES_MAX (1024 * 1024)
 /* Options of a spawn request, bytes: they travel in the control message, which must stay small. */
 #define TM_SPAWN_OPTIONS_BYTES_MAX 512
 static_assert(TM_SPAWN_OPTIONS_BYTES_MAX + TM_TRACE_TOKEN_BYTES_MAX + 2 * (TM_ATOM_BYTES_MAX + 3) +

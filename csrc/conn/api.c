@@ -1,4 +1,5 @@
 /* The functions of tumen.h that act on a node's processes, messages and peers. */
+#include "../base/check.h"
 #include "../dist/handshake.h"
 #include "mapper.h"
 #include "node.h"
@@ -516,6 +517,7 @@ int tumen_group_leader(tumen_node *node, tumen_key key, tumen_pid *leader, char 
     bool set = tm_procs_leader(node->procs, key, &found);
     int rc = set ? 1 : tm_procs_alive(node->procs, key) ? 0 : TM_ENOPROC;
     if (set) {
+        TM_ASSERT(found.node.len <= TM_NODE_NAME_BYTES_MAX);
         memcpy(space, found.node.ptr, found.node.len);
         *leader = tm_public_pid(&found);
         leader->node.ptr = (const uint8_t *)space;
@@ -613,6 +615,7 @@ int tumen_spawn_request(tumen_node *node, tumen_key from, const tumen_spawn_spec
     if (spec->args.len > tm_node_limit(node, TUMEN_LIMIT_MESSAGE_BYTES)) return TM_EUSE_LIMIT;
     if (spec->leader.node.len && !tm_node_name_valid(tm_private(spec->leader.node)))
         return TM_EUSE_NAME;
+    if (spec->leader.node.len && spec->leader.id > TM_PID_ID_MAX) return TM_EUSE_ARG;
     tm_buf options;
     tm_buf_init(&options, &node->engine->alloc, TM_SPAWN_OPTIONS_BYTES_MAX);
     int rc = spawn_options(node, spec, &options);

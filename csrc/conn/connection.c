@@ -93,6 +93,7 @@ void tm_connection_retime_link(tm_list *link)
 static void connection_free(tm_connection *conn)
 {
     const tm_alloc *alloc = &conn->node->engine->alloc;
+    tm_engine_forget(conn->node->engine, &conn->resume);
     tm_framer_fini(&conn->framer);
     tm_fragments_fini(&conn->fragments);
     tm_atom_cache_fini(&conn->atoms);

@@ -161,7 +161,10 @@ tm_entry *tm_flow_pop(tm_sendq *queue)
     if (!queue->flows) return NULL;
     tm_list *link = tm_list_pop(&queue->flows->active);
     if (!link) link = tm_list_pop(&queue->flows->waiting);
-    return link ? TM_CONTAINER(link, tm_flow, link)->entry : NULL;
+    if (!link) return NULL;
+    tm_flow *flow = TM_CONTAINER(link, tm_flow, link);
+    flow->burst = 0; /* whoever takes all writes none any more */
+    return flow->entry;
 }
 
 /* What waited behind a flow goes to the front of the queue, up to the next large entry, which the

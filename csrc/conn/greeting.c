@@ -74,10 +74,11 @@ static void greeting_fail(tm_greeting *greeting, int code, const char *text)
                                  .code = code,
                                  .text = {(const uint8_t *)text, strlen(text)}},
                   NULL);
+    /* Our own attempt has failed, and this one was waited for: only then does the peer stay. */
+    bool waited = peer && peer->wait_code;
     tm_node_unlock(node);
     greeting_end(greeting);
-    /* Our own attempt has failed, and this one was waited for. */
-    if (peer && peer->wait_code && !tm_greetings_expect(node, peer->name)) tm_peer_give_up(peer);
+    if (waited && !tm_greetings_expect(node, peer->name)) tm_peer_give_up(peer);
 }
 
 static bool greeting_is_of(const tm_greeting *greeting, tm_bytes name)

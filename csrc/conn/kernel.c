@@ -84,7 +84,7 @@ static int spawn_answer(tm_connection *conn, const tm_control *control, unsigned
     return 0;
 }
 
-static int spawn_refuse(tm_connection *conn, const tm_control *control, tm_bytes error)
+int tm_kernel_spawn_refuse(tm_connection *conn, const tm_control *control, tm_bytes error)
 {
     TM_ATOMIC_ADD(&conn->node->operations_refused, 1);
     tm_node_lock_engine(conn->node);
@@ -208,12 +208,14 @@ int tm_kernel_spawn_request(tm_connection *conn, const tm_control *control, tm_b
             "node");
         return TM_EPEER_MALFORMED;
     }
-    if (!spawn_served(node, control)) return spawn_refuse(conn, control, TM_BYTES("notsup"));
+    if (!spawn_served(node, control))
+        return tm_kernel_spawn_refuse(conn, control, TM_BYTES("notsup"));
     if (!spawn_options(control->options, alloc, &flags))
-        return spawn_refuse(conn, control, TM_BYTES("badopt"));
+        return tm_kernel_spawn_refuse(conn, control, TM_BYTES("badopt"));
     tm_walk_result result;
     int rc = tm_receive_walk(conn, &arguments, &result);
-    if (rc == TM_EPEER_LIMIT) return spawn_refuse(conn, control, TM_BYTES("system_limit"));
+    if (rc == TM_EPEER_LIMIT)
+        return tm_kernel_spawn_refuse(conn, control, TM_BYTES("system_limit"));
     if (rc) {
         tm_connection_close(conn, rc, "malformed arguments of a SPAWN_REQUEST");
         return rc;
@@ -222,7 +224,8 @@ int tm_kernel_spawn_request(tm_connection *conn, const tm_control *control, tm_b
     tm_proc_key key = 0;
     rc = spawn_accept(conn, control, flags, &key);
     tm_node_unlock(node);
-    if (rc == TM_EUSE_LIMIT) return spawn_refuse(conn, control, TM_BYTES("system_limit"));
+    if (rc == TM_EUSE_LIMIT || rc == TM_EPEER_LIMIT)
+        return tm_kernel_spawn_refuse(conn, control, TM_BYTES("system_limit"));
     if (rc == TM_EPEER_MALFORMED)
         tm_connection_close(conn, rc,
                             "malformed SPAWN_REQUEST: its reference is in use or not its own");

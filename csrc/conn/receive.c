@@ -407,12 +407,15 @@ static int receive_terms(tm_connection *conn, tm_bytes terms, bool versioned, tm
     int rc = tm_control_parse(terms, versioned, &limits, alloc, &control, &payload, &fault);
     if (rc == 0) {
         rc = receive_control(conn, &control, payload);
-        if (rc == TM_ENOMEM) tm_connection_close(conn, rc, "out of memory");
+        /* What comes behind is not read any more. */
+        if (rc < 0 && !conn->down) tm_connection_close(conn, rc, tumen_error_text(rc));
     } else if (rc == TM_CONTROL_UNKNOWN) {
         rc = receive_counted(conn);
     } else if (rc == TM_EPEER_LIMIT) {
         receive_refused(conn, 0, rc, fault.what ? fault.what : "control message", wire_bytes);
         rc = 0;
+        if (control.op == TM_OP_SPAWN_REQUEST && from_is_peers(conn, &control))
+            rc = tm_kernel_spawn_refuse(conn, &control, TM_BYTES("system_limit"));
     } else {
         receive_fault(conn, "control message", &fault, rc);
     }

@@ -439,6 +439,8 @@ void tm_connection_resume(tm_command *command)
             write_fail(conn, rc);
         else if (!conn->iov_count)
             write_done(conn);
+        /* What was queued meanwhile waits for nobody else. */
+        if (!conn->down && !conn->iov_count) tm_connection_write(conn);
     } else if (conn->draining && !conn->down) {
         tm_connection_drain(conn);
     }

@@ -288,7 +288,8 @@ static int parse_message(parser *p, bool versioned, tm_bytes *payload)
         control->has_payload = row->payload;
         if (row->payload) rc = parse_payload(p, versioned, payload);
     }
-    if (!rc && p->has_refs) rc = parse_write_out(p);
+    if (p->growth > TM_CONTROL_GROWTH_BYTES_MAX) p->over_limit = true;
+    if (!rc && p->has_refs && !p->over_limit) rc = parse_write_out(p);
     if (rc) return rc;
     if (p->over_limit) return TM_EPEER_LIMIT;
     return row ? 0 : TM_CONTROL_UNKNOWN;

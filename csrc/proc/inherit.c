@@ -22,8 +22,10 @@ void tm_inherit_free(tm_procs *procs, tm_process *process)
 
 /* -- group leaders ----------------------------------------------------------------------------- */
 
+/* A peer may name a leader of a node whose name is longer than a node's can be. */
 static int leader_set(tm_procs *procs, tm_process *process, const tm_pid *pid)
 {
+    if (!pid->node.len || pid->node.len > TM_NODE_NAME_BYTES_MAX) return TM_EPEER_MALFORMED;
     tm_leader *leader = process->leader;
     if (leader && leader->node_len != pid->node.len) {
         tm_alloc_free(procs->alloc, leader, sizeof *leader + leader->node_len);
@@ -65,6 +67,7 @@ int tm_procs_lead(tm_procs *procs, tm_proc_key key, const tm_pid *to, const tm_p
         if (!process) return TM_ENOPROC;
         return tm_procs_leave(procs, leader_set(procs, process, leader));
     }
+    if (to->id > TM_PID_ID_MAX || leader->id > TM_PID_ID_MAX) return 0; /* nobody */
     tm_proc_signal signal = {.kind = TM_SIGNAL_GROUP_LEADER,
                              .sender = key,
                              .from = tm_procs_pid(procs, key),

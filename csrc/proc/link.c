@@ -256,6 +256,8 @@ int tm_procs_exit_alias(tm_procs *procs, tm_proc_key key, const tm_ref *to, tm_b
         exit_here(procs, process, tm_alias_owner(procs, to), reason);
         return tm_procs_leave(procs, 0);
     }
+    /* OTP drops the connection for a reference that it can not have made. */
+    if (!to->count || to->words[0] > TM_REF_WORD_0_MAX) return 0;
     tm_proc_signal signal = {.kind = TM_SIGNAL_EXIT2,
                              .sender = key,
                              .from = tm_procs_pid(procs, key),

@@ -76,7 +76,10 @@ def shown(term: Any) -> str:
 
 def shown_term(term: Any) -> str:
     """The same where it cannot be meant as text."""
-    return _clip(repr(term))
+    try:
+        return _clip(repr(term))
+    except RecursionError:
+        return "a term nested too deep to be shown"
 
 
 def _clip(text: str) -> str:

@@ -54,6 +54,10 @@ class Pool:
         """Jobs that wait for a thread."""
         return len(self._jobs)
 
+    @property
+    def stopped(self) -> bool:
+        return self._stopped
+
     def submit(self, work: Callable[[], None]) -> Job | None:
         """Queues `work`, which must not raise; None when the queue is full or the pool stopped."""
         with self._lock:

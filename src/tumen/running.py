@@ -74,6 +74,8 @@ _REGISTER_WAIT_S: Final = 5.0
 # So long may queues be written and connections close at the end, seconds: the core itself gives up
 # after 0.5.
 _STOP_WAIT_S: Final = 2.0
+# Pause where the pool's queue is full, seconds: no event tells when that ends.
+_FULL_POOL_PAUSE_S: Final = 0.005
 # A draining node is done when no work has come for so long, seconds: who has just been told that we
 # left may have a request under way. And how often it looks.
 _QUIET_S: Final = 0.5
@@ -313,9 +315,11 @@ class Running:
             if not self.loop.is_closed():
                 self.loop.call_soon_threadsafe(settle, value, error)
 
-        job = self.pool.submit(work)
-        if job is None:
-            raise TumenError("too many blocking calls wait already", retriable=True)
+        # A server has one job at a time: who waits here is one of few, and no fault of the server.
+        while (job := self.pool.submit(work)) is None:
+            if self.pool.stopped:
+                raise TumenError("the node is stopping")
+            await asyncio.sleep(_FULL_POOL_PAUSE_S)
         try:
             return await future
         finally:

@@ -36,6 +36,8 @@ _EXIT: Final = Atom("EXIT")
 # taken from the mailbox, so there are few; and enough that what is taken has time left: so many
 # calls come while the next ones are handled.
 _NEWEST_OF_COUNT: Final = 64
+# Calls of callers that have given up are passed over so many at a time.
+_DROPPED_COUNT: Final = 1000
 # Without a turn of the loop no mail comes in: seconds until the loop gets one.
 _TURN_S: Final = 0.001
 
@@ -95,7 +97,8 @@ class Caller:
     def abandoned(self) -> bool:
         """True once it is certain that nobody waits for this reply any more: the caller has given
         up or has ended (gen_server:call watches the server for as long as it waits), or its
-        connection has gone. Of a caller that does not watch, only the connection is known. Any
+        connection has gone. Of a caller that does not watch, only the connection is known. A call
+        that another process has passed on looks abandoned: its caller watches that one. Any
         thread."""
         process = self._process
         node, core = self.pid.node, process._home.core
@@ -303,6 +306,8 @@ class GenServer(Process):
             await self._reply(caller, result)
             if isinstance(result, Stop):
                 return Stop(result.reason)
+            if self._debug is not None:
+                self._debug.handled(self, message, result, replied=not _is_no_reply(result))
             if self._home.loop.time() - turn > _TURN_S:
                 await asyncio.sleep(0)
                 turn = self._home.loop.time()
@@ -318,12 +323,16 @@ class GenServer(Process):
             found = message
             return True
 
+        dropped = 0
         while True:
             while waiting and (oldest := next(iter(waiting.values())))[0].abandoned:
                 self._not_begun(oldest[0])
                 del waiting[oldest[0].pid]
+                dropped += 1
             if len(waiting) >= _NEWEST_OF_COUNT or self._find(is_call) != 0:
                 return
+            if dropped >= _DROPPED_COUNT:
+                return  # the loop gets its turn between two calls
             if type(found) is not tuple or len(found) != 3 or found[0] != _GEN_CALL:
                 return
             if not is_from(found[1]) or found[1][0] in waiting:

@@ -323,7 +323,7 @@ class Supervisor(GenServer):
     async def _begin(self, args: tuple[Any, ...]) -> Any:
         self.trap_exit = True
         self._tag = self._home.core.make_ref()
-        self._check()
+        self._check_options()
         try:
             stop = await self._begin_children(await self._run(self.init, *args))
         except Exception:
@@ -348,7 +348,7 @@ class Supervisor(GenServer):
         child, reason = failed
         return Stop((SHUTDOWN, (Atom("failed_to_start_child"), child.spec.id, reason)))
 
-    def _check(self) -> None:
+    def _check_options(self) -> None:
         if self.strategy not in get_args(Strategy):
             raise ValueError(f"strategy must be one of {get_args(Strategy)}: {self.strategy!r}")
         if self.auto_shutdown not in get_args(AutoShutdown):

@@ -43,6 +43,9 @@ _APPLY: Final = (Atom("erlang"), Atom("apply"))
 # In the stack entry of what erlang:apply/3 refuses.
 _APPLY_INFO: Final = [(Atom("error_info"), {Atom("module"): Atom("erl_erts_errors")})]
 
+# Calls that do not end when they are cancelled are left alone after this, seconds.
+_STOP_WAIT_S: Final = 5.0
+
 _current: contextvars.ContextVar[CurrentCall] = contextvars.ContextVar("tumen_current_call")
 
 
@@ -200,7 +203,8 @@ class Workers:
     @property
     def busy(self) -> bool:
         """Whether something is running that somebody waits for."""
-        return any(not call.ended for call in self._calls.values())
+        # A copy: threads of the pool end calls meanwhile.
+        return any(not call.ended for call in list(self._calls.values()))
 
     async def stop(self) -> None:
         """Ends every execution with `shutdown`; a thread that is inside one is not waited for."""
@@ -213,7 +217,9 @@ class Workers:
                 self._pool.abandon(call.job)
             self._exit(call, SHUTDOWN)
         if tasks:
-            await asyncio.wait(tasks)
+            _, left = await asyncio.wait(tasks, timeout=_STOP_WAIT_S)
+            for task in left:
+                _log.error("an exposed function does not end: %r", task)
 
     # -- running
 

@@ -57,6 +57,8 @@ _VERSION_TAGS: Final = 8
 _LOST_COUNT_MAX: Final = 4096
 # Connecting to a node that another one knows must not take longer, seconds.
 _CONNECT_S: Final = 7.0
+# An answer to del_lock is waited for so long, seconds.
+_UNLOCK_S: Final = 1.0
 # It is tried so often: where two dial each other at once, an attempt may fail. That it did in the
 # end is told to everybody, and parts the cluster.
 _CONNECT_TRIES: Final = 3
@@ -426,8 +428,17 @@ class GlobalServer:
         if meeting.lock is None or meeting.names is None or meeting.resolver is not None:
             return
         meeting.resolver = asyncio.get_running_loop().create_task(
-            self._resolve(node, meeting, meeting.names)
+            self._resolve_or_retry(node, meeting, meeting.names)
         )
+
+    async def _resolve_or_retry(self, node: str, meeting: _Meeting, names: list[Any]) -> None:
+        """Whatever fails here must not leave the lock of both partitions held."""
+        try:
+            await self._resolve(node, meeting, names)
+        except Exception:
+            _log.exception("global: the names of %s could not be compared", node)
+            if self._meetings.get(node) is meeting:
+                self._meet_again(node)
 
     async def _resolve(self, node: str, meeting: _Meeting, names: list[Any]) -> None:
         ours: list[Any] = []
@@ -727,11 +738,15 @@ class GlobalServer:
     async def _ask(self, holder: Process, nodes: Sequence[str], request: Any) -> dict[str, Any]:
         """The answers of the name servers of these nodes; those that cannot be had are left out."""
 
+        # Nobody waits for a lock to be given back: the request is on its way, and whoever asked for
+        # the change has a deadline.
+        limit = _UNLOCK_S if request[0] == Atom("del_lock") else None
+
         async def one(node: str) -> tuple[str, Any] | None:
             if node == self.own:
                 return node, self._ask_here(holder, request)
             try:
-                return node, await call(self._home, holder, (SERVER, node), request, None)
+                return node, await call(self._home, holder, (SERVER, node), request, limit)
             except TumenError as error:
                 _log.debug("global: %s does not answer %r: %s", node, request, error)
                 return None

@@ -159,8 +159,17 @@ class _Scope:
             process._task.add_done_callback(self._ended)
         return process
 
+    def revive(self) -> None:
+        """Starts the scope's process where it has ended: the node has a name again."""
+        if self._closed or self.process.alive:
+            return
+        if self._restart is not None:
+            self._restart.cancel()
+        self._start_again()
+
     def _ended(self, _: asyncio.Task[None]) -> None:
-        if not self._closed:
+        # A node without a name has no processes: `revive` follows with the next name.
+        if not self._closed and "@" in self._home.core.own:
             _log.warning(
                 "the process of the pg scope %s has ended: %r", self.name, self.process.exit_reason
             )
@@ -322,7 +331,9 @@ class _Scope:
             self.view.catch_up(peer)
 
     def watch(self, pid: Pid) -> None:
-        self._refs[pid] = self.process.monitor(pid)
+        # While the scope has no process nothing can be watched: `View.renew` does so again.
+        if self.process.alive:
+            self._refs[pid] = self.process.monitor(pid)
 
     def unwatch(self, pid: Pid) -> None:
         ref = self._refs.pop(pid, None)
@@ -386,7 +397,9 @@ class Pg:
         self._closed = False
 
     async def start(self) -> None:
-        """Nothing: a scope starts when it is used first."""
+        """A scope starts when it is used first; or now, if it has ended with the node's name."""
+        for scope in self._scopes.values():
+            scope.revive()
 
     def leave(self) -> None:
         """The node is about to stop: everybody is to see our members leave."""

@@ -264,6 +264,10 @@ class PubSub:
             self._restart = self._home.loop.call_later(_RESTART_S, self._start_again)
 
     def _start_again(self) -> None:
+        if "@" not in self._home.core.own:
+            # No processes before the node has a name again.
+            self._restart = self._home.loop.call_later(_RESTART_S, self._start_again)
+            return
         try:
             self._process = self._start()
         except TumenError:
