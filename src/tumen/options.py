@@ -75,7 +75,8 @@ class Limits:
 
     # Threads for exposed plain functions and blocking handlers.
     pool_threads_max: int = 16
-    # Jobs that wait for such a thread; over it a call is refused with `system_limit`.
+    # Jobs that wait for such a thread; over it a call of an exposed function
+    # is refused with `system_limit`, and a blocking handler waits for room.
     pool_waiting_count_max: int = 10_000
     # Events that one reader of `Node.events` may leave unread; over it the oldest are dropped.
     events_count_max: int = 1024
