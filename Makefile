@@ -19,8 +19,9 @@ ARGS ?=
 SECONDS_EACH ?= 600
 DEMO_ARGS ?=
 
-.PHONY: help demo test test-long bench check format bindings docs fuzz clean \
-        setup-demo setup-test setup-bench test-c test-asan test-tsan test-py test-py-asan test-fuzz test-slow .venv
+.PHONY: help demo test test-long bench bench-docs bench-floor check format bindings docs fuzz clean \
+        setup-demo setup-test setup-bench test-c test-asan test-tsan test-py test-py-asan test-fuzz \
+        test-slow build-later .venv
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z.][a-z.-]*:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,14 +35,20 @@ demo: setup-demo ## a node among real BEAM nodes: pings, calls, a crash, a cut, 
 	@TUMEN_OTP28_ROOT=$(abspath $(OTP28_ROOT)) $(BIN)/tumen demo --require-beam $(DEMO_ARGS)
 
 test: ## everything that CI runs, with set-up; under 20 minutes on two cores
-	@TUMEN_NO_SKIP=1 tools/phases setup-test test-c test-asan test-py test-py-asan test-fuzz check
+	@TUMEN_NO_SKIP=1 tools/phases setup-test test-c test-asan test-py+build-later+check \
+	    test-py-asan test-fuzz
 
 test-long: ## the tests marked slow, and io and conn under ThreadSanitizer
 	@TUMEN_NO_SKIP=1 tools/phases setup-test test-tsan test-slow
 
-bench: setup-bench ## first figures, each beside its opponent in the same run; JSON in build/bench
-	@mkdir -p build/bench
-	@$(PY) bench/run.py --json build/bench $(ARGS)
+bench: setup-bench ## every figure beside its opponents, in 20 minutes; JSON and plots in build/bench
+	@$(PY) bench/run.py $(ARGS)
+
+bench-docs: setup-bench ## docs/performance.md and its plots from build/bench/figures.json
+	@$(PY) bench/run.py --docs build/bench/figures.json
+
+bench-floor: setup-bench ## the codec's ratios of a run now become those that CI holds it to
+	@$(PY) bench/floor.py --write
 
 # -- set-up ----------------------------------------------------------------------------------------
 
@@ -81,8 +88,11 @@ test-tsan: override CTEST_SKIP += -R '^(io|conn)_'
 test-tsan: | build ## C tests of io and conn under ThreadSanitizer
 	$(call c_tests,c-tsan,-DTM_SANITIZE_THREAD=ON -DTM_DEBUG=ON)
 
+# Whoever makes the suite slower sees it at the end of the run.
+DURATIONS := --durations 15 --durations-min 3
+
 test-py: ## Python tests with real BEAM peers, both backends
-	@$(PY) -m pytest -m 'not slow' $(ARGS)
+	@$(PY) -m pytest -m 'not slow' $(DURATIONS) $(ARGS)
 
 # 5: no test has the mark.
 test-slow:
@@ -90,14 +100,22 @@ test-slow:
 
 # libasan has to be the first library of the process. A report goes to its standard error, which
 # pytest must not keep. Its leak detection sees nothing useful inside CPython: leaks are the business
-# of the C tests and of the counters in tests/conftest.py.
+# of the C tests and of the counters in tests/conftest.py. test_cli.py starts a hundred interpreters to
+# look at words and exit codes; the code below them is reached by the other files.
 test-py-asan: ## Python tests with the extension modules under ASan and UBSan
 	@tools/setup sanitize
 	@PYTHONPATH=build/sanitize LD_PRELOAD="$$(cc -print-file-name=libasan.so)" PYTHONMALLOC=malloc \
 	    ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=1:allocator_may_return_null=1 \
 	    UBSAN_OPTIONS=print_stacktrace=1 TUMEN_SANITIZED=1 \
 	    $(PY) -m pytest -m 'not slow and not build and (not live or sanitizer)' \
-	    -p no:benchmark --capture=sys $(ARGS)
+	    --ignore tests/test_cli.py -p no:benchmark --capture=sys $(DURATIONS) $(ARGS)
+
+# What the two targets below run, built on one core beside the tests of the build that is shipped:
+# those wait for their peers half of the time.
+build-later: export CMAKE_BUILD_PARALLEL_LEVEL = 1
+build-later: | build
+	@tools/setup sanitize
+	@$(PY) tools/fuzz.py --build
 
 test-fuzz: ## fuzz targets: corpus replay, coverage by the corpus, planted bugs, a short run
 	@$(PY) tools/fuzz.py --replay --coverage --planted --seconds 20 $(ARGS)
@@ -107,7 +125,7 @@ fuzz: setup-test ## a long run of each fuzz target (SECONDS_EACH=600)
 
 # -- form ------------------------------------------------------------------------------------------
 
-C_FILES = $(shell find csrc fuzz -name '*.[ch]')
+C_FILES = $(shell find csrc fuzz bench -name '*.[ch]')
 PY_FILES = src tests tools bench examples fuzz
 
 check: ## ruff, mypy, stubtest, clang-format, codespell, what is generated, tools/tidy.py
@@ -120,6 +138,7 @@ check: ## ruff, mypy, stubtest, clang-format, codespell, what is generated, tool
 	@$(PY) tools/bindgen.py --check
 	@$(PY) tools/conformance.py --check
 	@$(PY) tools/states.py --check
+	@$(PY) bench/run.py --check-docs
 	@$(PY) tools/tidy.py
 
 format: ## ruff format and clang-format, in place

@@ -99,9 +99,9 @@ static_assert(TM_ATOM_BYTES_MAX == 4 * TM_ATOM_CHARS_MAX, "UTF-8 takes at most 4
  * body is stored. */
 #define TM_MESSAGE_BYTES_DEFAULT (128 * TM_MIB)
 #define TM_MESSAGE_BYTES_MAX (2048 * TM_MIB - 1)
-/* What a frame may have besides its message, bytes: the control message with three identifiers and a
- * name is below 3 KiB. So what one node may send another one with the same limit accepts. */
-#define TM_FRAME_HEAD_BYTES_MAX (4 * TM_KIB)
+/* What a frame may have besides its message, bytes: the control message with three identifiers, a
+ * name and a trace token is below 4 KiB. So what one node may send another one with the same limit accepts. */
+#define TM_FRAME_HEAD_BYTES_MAX (5 * TM_KIB)
 
 /* First memory for a frame that arrives in parts, bytes; from there it doubles with what has come, so a
  * length prefix alone is worth this much. Twice OTP's fragment size: usual frames grow once at most. */
@@ -161,6 +161,10 @@ static_assert(TM_MESSAGE_BYTES_DEFAULT < TM_REASSEMBLY_BYTES_DEFAULT, "a whole m
  * it is not late. */
 #define TM_SEND_BATCH_BYTES (256 * TM_KIB)
 #define TM_SEND_BATCH_SEGMENTS 64
+/* Entries of send queues up to this size are kept for the next ones when they are written, bytes: a small
+ * message. And how much of them a node keeps: what one write gives back. */
+#define TM_ENTRY_SMALL_BYTES 384
+#define TM_ENTRY_SPARE_COUNT_MAX (TM_SEND_BATCH_BYTES / TM_ENTRY_SMALL_BYTES)
 static_assert(TM_SEND_BATCH_SEGMENTS <= 1024, "IOV_MAX");
 
 /* Atoms that a connection sends by number, how many and how long, bytes: the names of the two nodes, and
@@ -221,7 +225,8 @@ static_assert(TM_IO_READ_BATCH_BYTES >= TM_IO_SCRATCH_BYTES, "a turn reads at le
 /* Processes of one node: pids carry 28 bits of index towards old peers. */
 #define TM_PROCESS_COUNT_MAX (1 << 20)
 /* What a node can have made of its own pids and references, first words: OTP ends the connection on which it
- * gets one of its own that is larger. Nobody is meant by it, so it is not sent. */
+ * gets one of its own that is larger. Nobody is meant by it, so it is not sent. OTP 25 ends it from 2^15 on,
+ * or a serial of 2^13; but nothing tells that release from later ones, whose pids are larger. */
 #define TM_PID_ID_MAX ((1U << 28) - 1)
 #define TM_REF_WORD_0_MAX ((1U << 18) - 1)
 static_assert(TM_PROCESS_COUNT_MAX <= TM_PID_ID_MAX, "our own pids are among them");
@@ -229,9 +234,16 @@ static_assert(TM_PROCESS_COUNT_MAX <= TM_PID_ID_MAX, "our own pids are among the
  * make us hold 100 MB at most; a node that watches each of 100,000 processes stays well below. */
 #define TM_PEER_MONITORS_MAX 250000
 #define TM_PEER_LINKS_MAX 250000
-/* Longest sequential trace token that is kept, bytes: a label is a number or a small term, and each
- * process that a trace comes by holds a copy. A message with a longer one arrives without it. */
-#define TM_TRACE_TOKEN_BYTES_MAX 512
+/* Longest label of a sequential trace that is kept, with its flags, bytes: it is a number or a small
+ * term, and each process that a trace comes by holds a copy. A message with a longer one arrives
+ * without its token, and an event says so. */
+#define TM_TRACE_LABEL_BYTES_MAX 512
+/* Longest token, bytes: a process that hands one on writes its own pid and two numbers around the label,
+ * which may be longer than what came. */
+#define TM_TRACE_TOKEN_BYTES_MAX 1024
+static_assert(TM_TRACE_LABEL_BYTES_MAX + 2 + 2 * 11 + (TM_NODE_NAME_BYTES_MAX + 16) <=
+                  TM_TRACE_TOKEN_BYTES_MAX,
+              "a token whose label is kept never outgrows its bound");
 /* What the terms that a control message carries may grow by when the atoms they refer to are written
  * out, bytes. A reference of two bytes may stand for an atom of a thousand; reasons, tokens and
  * options of good faith name a few. */

@@ -297,6 +297,21 @@ typedef struct tumen_part {
 } tumen_part;
 TUMEN_API int tumen_send_parts(tumen_node *node, tumen_key from, const tumen_target *to,
                                const tumen_part *parts, size_t count, unsigned flags);
+/* Where a message goes that the host hands over by itself: tumen_send_local. */
+typedef struct tumen_local {
+    tumen_key key; /* of the process, 0: nobody gets it */
+    int reply;     /* to a reply alias, now used up, as TUMEN_EVENT_REPLY; it has no wire_bytes */
+    int waits;     /* until TUMEN_EVENT_LOCAL; else it is to be delivered now */
+} tumen_local;
+
+/* A message to a process of this node, which the host hands over as an object of its own instead of
+ * as bytes. Does all that tumen_send does besides: names, aliases, the bounds of mailboxes, for
+ * which it weighs so many bytes. It waits while events do, behind those that its sender may have
+ * caused: then TUMEN_EVENT_LOCAL with that number comes in its place. 0; TM_EUSE_LIMIT over the
+ * message limit; TM_EUSE_ARG for a target elsewhere; TM_EUSE_STATE while a process carries a trace
+ * token: that one goes along with bytes only. */
+TUMEN_API int tumen_send_local(tumen_node *node, tumen_key from, const tumen_target *to,
+                               uint64_t bytes, int64_t number, tumen_local *local);
 /* Everything queued by this node since the last flush gets going: written directly from this thread
  * where nothing is in flight, else by the engine. To be called at the end of a loop turn or a drain. */
 TUMEN_API void tumen_flush(tumen_node *node);
@@ -338,8 +353,8 @@ TUMEN_API int tumen_alias(tumen_node *node, tumen_key key, unsigned flags, tumen
 TUMEN_API int tumen_unalias(tumen_node *node, tumen_key key, const tumen_ref *ref);
 
 enum tumen_space {
-    TUMEN_NODE_NAME_BYTES = 256,  /* space for the name of any node */
-    TUMEN_TRACE_TOKEN_BYTES = 512 /* space for any trace token */
+    TUMEN_NODE_NAME_BYTES = 256,   /* space for the name of any node */
+    TUMEN_TRACE_TOKEN_BYTES = 1024 /* space for any trace token */
 };
 
 /* 1 and the group leader of a process, whose node's name is put into space, TUMEN_NODE_NAME_BYTES
@@ -356,8 +371,10 @@ TUMEN_API int tumen_trace(tumen_node *node, tumen_key key, tumen_bytes token);
 /* The token that it has now, a term of at most TUMEN_TRACE_TOKEN_BYTES; its length, or 0. */
 TUMEN_API int tumen_trace_token(tumen_node *node, tumen_key key, uint8_t *space, size_t size);
 
-/* Lets spawn requests of peers run module:function (on 0: no longer): TUMEN_EVENT_SPAWN. Requests
- * for erpc's execute_call and execute_cast always come; all else is refused with `notsup`. */
+/* Lets spawn requests of peers run module:function (on 0: no longer): TUMEN_EVENT_SPAWN. One for
+ * erlang:apply that names it, as spawn(Node, fun M:F/A) does, comes as that: its arguments are
+ * [fun M:F/A, Args] or [M, F, Args]. Requests for erpc's execute_call and execute_cast always come;
+ * all else is refused with `notsup`. */
 TUMEN_API int tumen_expose(tumen_node *node, tumen_bytes module, tumen_bytes function, int on);
 
 enum tumen_spawn_flags { TUMEN_SPAWN_LINK = 1, TUMEN_SPAWN_MONITOR = 2 };
@@ -395,13 +412,16 @@ enum tumen_event_kind {
     TUMEN_EVENT_SPAWN_REPLY =
         8, /* process, ref; code 0: from is the new pid; else term (error atom) */
     TUMEN_EVENT_NODE_LOST = 9, /* process, node: a monitor of the node fires */
+    TUMEN_EVENT_LOCAL = 10, /* process, from, number: the message of tumen_send_local; if it is no
+                                    reply, wire_bytes */
     /* for the node */
     TUMEN_EVENT_NODEUP = 20,   /* node, number: 1 visible, 0 hidden */
     TUMEN_EVENT_NODEDOWN = 21, /* node, code, text, number: accepted messages that were lost */
     TUMEN_EVENT_CONNECT_FAILED = 22, /* node, code, text, number: as above */
     TUMEN_EVENT_WRITABLE = 23,       /* node: its queue is below the low water again */
     TUMEN_EVENT_REFUSED = 24, /* node, process (may be 0), code, text, number (bytes): a message
-                                         or operation of a peer was not delivered */
+                                         or operation of a peer was not delivered, or without its
+                                         trace token */
     TUMEN_EVENT_HANDSHAKE_FAILED = 25, /* inbound: node (name claimed, may be empty), code, text */
     TUMEN_EVENT_REGISTERED = 26, /* with the port mapper; number: 1 when we serve it ourselves */
     TUMEN_EVENT_REGISTER_FAILED = 27, /* code, text; tried again */
@@ -439,6 +459,11 @@ TUMEN_API int tumen_node_arm(tumen_node *node);
 TUMEN_API tumen_batch *tumen_node_take(tumen_node *node);
 /* The next event, NULL at the end. The one before is invalid then. */
 TUMEN_API const tumen_event *tumen_batch_next(tumen_batch *batch);
+/* Moves the event that tumen_batch_next gave last into a batch of its own, as the first and only one
+ * of it, which counts as waiting until that batch is freed. To be called once for an event, before
+ * the next one. The new batch may go to another thread; it must be freed before the node is. NULL
+ * without memory: the event is where it was then. */
+TUMEN_API tumen_batch *tumen_batch_keep(tumen_batch *batch);
 /* Frees the batch; what was not read counts as delivered. */
 TUMEN_API void tumen_batch_free(tumen_batch *batch);
 /* The term of an event of that connection turned out to be malformed in a way that only its decoding

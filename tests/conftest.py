@@ -96,6 +96,17 @@ def fresh_logs() -> None:
     peers.ended_logs.clear()
 
 
+# What needs no peer comes first and is over soon. What counts milliseconds comes last: `make test`
+# builds and checks beside the others.
+FOLDERS = ("tests", "typing", "live", "faults")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: number for number, name in enumerate(FOLDERS)}
+    items.sort(key=lambda item: place.get(item.path.parent.name, 0))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     report = yield

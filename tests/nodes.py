@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -13,6 +13,9 @@ import tumen
 
 COOKIE = "a-cookie-of-the-tests"
 HOST = "127.0.0.1"
+
+T = TypeVar("T")
+EventT = TypeVar("EventT", bound=tumen.events.Event)
 
 _numbers = itertools.count(1)
 
@@ -37,6 +40,11 @@ async def pair(
         yield a, b
 
 
+async def hang() -> None:
+    """Never returns: what a test is about to cut off."""
+    await asyncio.get_running_loop().create_future()
+
+
 async def until(check: Callable[[], object]) -> None:
     """Returns once `check` is true: for what has no event to wait on."""
     async with asyncio.timeout(10):
@@ -44,7 +52,18 @@ async def until(check: Callable[[], object]) -> None:
             await asyncio.sleep(0.0005)
 
 
-EventT = TypeVar("EventT", bound=tumen.events.Event)
+async def settles(
+    what: str, read: Callable[[], Awaitable[T]], good: Callable[[T], object], timeout: float = 15.0
+) -> T:
+    """Asks a peer again until its answer is good: for what has no event to wait on."""
+    found: Any = "no answer"
+    try:
+        async with asyncio.timeout(timeout):
+            while not good(found := await read()):
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        raise AssertionError(f"{what}: not within {timeout} s, last {found!r}") from None
+    return found
 
 
 async def next_event(stream: tumen.events.EventStream, kind: type[EventT]) -> EventT:

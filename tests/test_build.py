@@ -72,7 +72,7 @@ def test_wheel_has_what_users_need_and_no_sources() -> None:
     files = set(installed())
     for name in ("py.typed", "_core.pyi", "_term.pyi", "include/tumen.h", "include/error.def"):
         assert f"tumen/{name}" in files
-    assert not [name for name in files if name.endswith((".pyx", ".pxd", ".c", ".a"))]
+    assert not [name for name in files if name.endswith((".pyx", ".pxd", ".pxi", ".c", ".a"))]
 
 
 def test_import_needs_the_standard_library_alone() -> None:

@@ -214,6 +214,7 @@ def test_bench_is_a_command_of_a_checkout_only(tmp_path: Path) -> None:
         cwd=ROOT, capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
     assert "--rounds" in listed.stdout
+    assert "--only" in listed.stdout
 
 
 # -- serving --------------------------------------------------------------------------------------
@@ -233,7 +234,7 @@ class Polite(GenServer):
 
     async def terminate(self, reason):
         if sys.stdin is not None and TERMINATE_SLOWLY:
-            await asyncio.sleep(30)
+            await asyncio.sleep(30)  # hangs: a second signal is not waited out
         print(f"terminate {reason}", flush=True)
 """
 

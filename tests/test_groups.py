@@ -137,8 +137,8 @@ async def test_changes_go_to_a_process_until_it_says_so_or_ends(backend: str) ->
         await until(lambda: len(got) == 2)
         assert got[1] == (second, Atom("join"), b"g", [member])
         node.exit(listener, Atom("kill"))
-        await node.join(listener)
-        await until(lambda: not node.pg.demonitor(second))
+        await until(lambda: not node._running.services.pg.scope("pg")._listeners)
+        assert not node.pg.demonitor(second)
 
 
 async def test_send_says_where_there_was_no_room(backend: str) -> None:
@@ -283,3 +283,120 @@ async def test_a_hidden_node_asks_nobody_who_knows_nothing(backend: str) -> None
             await a.global_names.whereis(b"n")
         with pytest.raises(tumen.RemoteError):
             await a.global_names.whereis(b"n", via=b.name)
+
+
+async def test_who_hears_of_changes_goes_on_when_the_scope_was_killed(backend: str) -> None:
+    async with make_node() as node:
+        got: list[Any] = []
+
+        async def listen(proc: tumen.Process) -> None:
+            async for message in proc:
+                got.append(message)
+
+        listener, member = node.spawn(listen), node.spawn(idle)
+        ref, _ = node.pg.monitor_for(listener, b"g")
+        second, _ = node.pg.monitor_for(listener, b"g")
+        with node.pg.monitor(b"g") as monitor:
+            first = node.whereis("pg")
+            assert first is not None
+            node.exit(first, Atom("kill"))
+            await until(lambda: node.whereis("pg") not in (None, first))
+            node.pg.join(b"g", member)
+            assert (await anext(monitor)).pids == [member]
+            await until(lambda: [message[0] for message in got] == [ref, second])
+            assert node.pg.demonitor(ref)
+            # The new process watches the listener too.
+            node.exit(listener, Atom("kill"))
+            await until(lambda: not node._running.services.pg.scope("pg")._listeners)
+            assert not node.pg.demonitor(second)
+            # And the members.
+            node.exit(member, Atom("kill"))
+            assert (await anext(monitor)).action == "leave"
+
+
+def names_of(node: tumen.Node) -> Any:
+    return node._running.services.global_names.server.names.all()
+
+
+@pytest.mark.parametrize("who", ["server", "locker", "registrar"])
+async def test_the_name_server_keeps_its_names_when_it_was_killed(backend: str, who: str) -> None:
+    """Its locker and its registrar end with it, and it with them."""
+    async with make_node("a", visible=True) as a, make_node("b", visible=True) as b:
+        mine, theirs = a.spawn(idle), b.spawn(idle)
+        await b.connect(a.name, address(a))
+        await b.global_names.sync()
+        assert await a.global_names.register(b"mine", mine)
+        assert await b.global_names.register(b"theirs", theirs)
+        server = a._running.services.global_names.server
+        assert server is not None
+        parts = {
+            "server": server.process.pid,
+            "locker": server._locker_process.pid,
+            "registrar": server._registrar.pid,
+        }
+        b.exit(parts[who], Atom("kill"))
+        name = "global_name_server"
+        await until(lambda: a.whereis(name) not in (None, parts["server"]))
+        for pid in parts.values():
+            await a.join(pid)
+        for node in (a, b):
+            await node.global_names.sync()
+            assert await node.global_names.whereis(b"mine") == mine
+            assert await node.global_names.whereis(b"theirs") == theirs
+        more = [a.spawn(idle), b.spawn(idle)]
+        assert await a.global_names.register(b"more of a", more[0])
+        assert await b.global_names.register(b"more of b", more[1])
+        assert await b.global_names.whereis(b"more of a") == more[0]
+        assert await a.global_names.whereis(b"more of b") == more[1]
+        # It watches who had a name before.
+        for pid in (mine, theirs, *more):
+            b.exit(pid, Atom("kill"))
+        await until(lambda: not names_of(a) and not names_of(b))
+
+
+async def test_nodes_meet_although_a_name_server_is_killed_meanwhile(backend: str) -> None:
+    for _ in range(3):
+        async with make_node("a", visible=True) as a, make_node("b", visible=True) as b:
+            pid = a.spawn(idle)
+            assert await a.global_names.register(b"n", pid)
+            await b.connect(a.name, address(a))
+            await until(lambda a=a, b=b: meeting(a, b) or meeting(b, a))  # type: ignore[misc]
+            killed = a.whereis("global_name_server")
+            assert killed is not None
+            b.exit(killed, Atom("kill"))
+            await until(
+                lambda a=a, killed=killed: a.whereis("global_name_server") not in (None, killed)
+            )  # type: ignore[misc]
+            await asyncio.gather(a.global_names.sync(), b.global_names.sync())
+            assert await b.global_names.whereis(b"n") == pid
+
+
+def meeting(node: tumen.Node, other: tumen.Node) -> bool:
+    """Whether the other has answered, and names were not exchanged yet."""
+    found = node._running.services.global_names.server._meetings.get(other.name)  # type: ignore[union-attr]
+    return found is not None and found.version > 0
+
+
+@pytest.mark.parametrize("boss", [False, True])
+async def test_a_change_of_names_that_was_cut_off_says_so(backend: str, boss: bool) -> None:
+    """Also where the lock is asked for here first: the node with the greatest name is the boss."""
+    async with make_node("a", visible=True) as a, make_node("b", visible=True) as b:
+        await b.connect(a.name, address(a))
+        await b.global_names.sync()
+        node, other = (b, a) if boss else (a, b)
+        server = node._running.services.global_names.server
+        assert server is not None
+        # Somebody has the lock.
+        holder = other._running.own_process.pid
+        locks = [one._running.services.global_names.server.locks for one in (a, b)]  # type: ignore[union-attr]
+        for lock in locks:
+            await until(lambda lock=lock: lock.set(Atom("global"), b"other", holder))  # type: ignore[misc]
+        change = asyncio.create_task(node.global_names.register(b"n", node.spawn(idle)))
+        await until(server._changing.locked)
+        node.exit(server._registrar.pid, Atom("kill"))
+        async with asyncio.timeout(20):
+            with pytest.raises(tumen.ProcessExited):
+                await change
+        assert not server.locks.may_set(Atom("global"), b"x")
+        for one in (a, b):
+            assert await one.global_names.whereis(b"n") is None

@@ -177,7 +177,7 @@ async def test_mailboxes_over_the_bound_end_by_messages_of_the_same_node_too(bac
 
 
 # What a frame may hold besides its message.
-HEAD = 4 * KIB
+HEAD = 5 * KIB
 
 
 async def test_message_limit_is_exact_and_can_be_changed_while_running(backend: str) -> None:

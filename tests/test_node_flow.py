@@ -8,6 +8,7 @@ import gc
 import socket
 import weakref
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -245,3 +246,35 @@ async def test_lend_takes_contiguous_memory_only() -> None:
         tumen.lend(memoryview(bytearray(100))[::2])
     assert tumen.lend(bytearray(b"abc")) == b"abc"
     assert tumen.lend(bytearray()) == b""
+
+
+async def test_flush_to_many_nodes_is_one_write_of_the_engine_where_that_costs_one_call(
+    backend: str,
+) -> None:
+    """io_uring writes to any number with one system call; a few are quicker written directly."""
+    async with AsyncExitStack() as stack:
+        hub = await stack.enter_async_context(make_node())
+        heard: list[str] = []
+        others: list[tumen.Node] = []
+
+        async def sink(proc: tumen.Process) -> None:
+            async for message in proc:
+                heard.append(message)
+
+        for number in range(6):
+            other = await stack.enter_async_context(make_node(f"n{number}"))
+            other.spawn(sink, name="sink")
+            await hub.connect(other.name, address(other))
+            others.append(other)
+
+        async def written(nodes: list[tumen.Node]) -> int:
+            """How many were written to directly, by one turn that sends to each."""
+            before = hub._running.core.engine.counters()["direct_sends"]
+            heard.clear()
+            for node in nodes:
+                hub.send(("sink", node.name), 1)
+            await until(lambda: len(heard) == len(nodes))
+            return hub._running.core.engine.counters()["direct_sends"] - before
+
+        assert await written(others[:2]) == 2
+        assert await written(others) == (0 if backend == "uring" else 6)

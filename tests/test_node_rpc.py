@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import tumen
-from nodes import make_node, pair, until
+from nodes import hang, make_node, pair, until
 from tumen import Atom
 
 pytestmark = pytest.mark.asyncio
@@ -152,13 +152,10 @@ async def test_calls_over_the_pools_queue_are_refused_with_system_limit(backend:
 async def test_stopping_node_ends_running_calls_with_shutdown(backend: str) -> None:
     release = threading.Event()
 
-    async def forever() -> None:
-        await asyncio.sleep(60)
-
     async with make_node("b") as b:
         async with make_node("a") as a:
             a.expose("m", "block", lambda: release.wait(20))
-            a.expose("m", "forever", forever)
+            a.expose("m", "forever", hang)
             await b.connect(a.name, ("127.0.0.1", a.info().port))
             calls = [asyncio.create_task(b.rpc(a.name, "m", f)) for f in ("block", "forever")]
             await until(lambda: len(a._running.workers._calls) >= 2)
@@ -176,7 +173,7 @@ async def test_killed_worker_is_seen_by_its_caller_and_its_task_is_cancelled(
 
     async def forever(pid: Any) -> None:
         try:
-            await asyncio.sleep(60)
+            await hang()
         except asyncio.CancelledError:
             cancelled.set()
             raise

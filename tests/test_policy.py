@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,44 +35,50 @@ NAMED = "def test_a():\n    skip('needs_erlang')\n"
 UNNAMED = "def test_a():\n    pytest.skip('no time')\n"
 MODULE = "pytest.skip('no time', allow_module_level=True)\n"
 PASSED = "def test_a():\n    pass\n"
+LEAK = (
+    "import tumen._core\n"
+    "counts = {'engines': 0}\n"
+    "def test_a(monkeypatch):\n    pass\n"
+    "tumen._core.debug_counters = lambda: dict(counts)\n"
+    "def test_b():\n    counts['engines'] += 1\n"
+)
+WARNED = "import warnings\ndef test_a():\n    warnings.warn('look')\n"
+
+PASS, FAIL = pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED
+NOTHING = "nothing may be skipped here"
+NOT_NAMED = "not one of the named reasons"
+LEAKED = "leaked: {'engines': 0} before, {'engines': 1} after"
+
+# What stands in the file, the variables of the run, how it ends, and what it says.
+RUNS: dict[str, tuple[str, dict[str, str], pytest.ExitCode, str]] = {
+    "a named skip in CI": (NAMED, {"CI": "1"}, FAIL, NOTHING),
+    "a named skip in make test": (NAMED, {"TUMEN_NO_SKIP": "1"}, FAIL, NOTHING),
+    "another skip in CI": (UNNAMED, {"CI": "1"}, FAIL, NOTHING),
+    "a skipped file in CI": (MODULE, {"CI": "1"}, FAIL, NOTHING),
+    "no skip in CI": (PASSED, {"CI": "1"}, PASS, ""),
+    "a named skip elsewhere": (NAMED + PASSED.replace("_a", "_b"), {}, PASS, ""),
+    "another skip elsewhere": (UNNAMED, {}, FAIL, NOT_NAMED),
+    "a skipped file elsewhere": (MODULE, {}, FAIL, NOT_NAMED),
+    "an object that stays": (LEAK, {}, FAIL, LEAKED),
+    "a warning": (WARNED, {}, FAIL, ""),
+}
 
 
-@pytest.mark.parametrize("variable", ["CI", "TUMEN_NO_SKIP"])
-@pytest.mark.parametrize("text", [NAMED, UNNAMED, MODULE])
-def test_skip_fails_a_run_that_allows_none(tmp_path: Path, text: str, variable: str) -> None:
-    done = run(tmp_path, text, **{variable: "1"})
-    assert done.returncode == pytest.ExitCode.TESTS_FAILED
-    assert "nothing may be skipped here" in done.stdout
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """All of these runs: most of each is the start of an interpreter, so two go at once."""
+
+    def one(name: str) -> subprocess.CompletedProcess[str]:
+        text, env, _, _ = RUNS[name]
+        return run(tmp_path_factory.mktemp("run"), text, **env)
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(RUNS, pool.map(one, RUNS), strict=True))
 
 
-def test_named_skip_passes_elsewhere(tmp_path: Path) -> None:
-    assert run(tmp_path, NAMED + PASSED.replace("_a", "_b")).returncode == pytest.ExitCode.OK
-
-
-@pytest.mark.parametrize("text", [UNNAMED, MODULE])
-def test_skip_without_one_of_the_names_fails_everywhere(tmp_path: Path, text: str) -> None:
-    done = run(tmp_path, text)
-    assert done.returncode == pytest.ExitCode.TESTS_FAILED
-    assert "not one of the named reasons" in done.stdout
-
-
-def test_passing_run_passes_where_nothing_may_be_skipped(tmp_path: Path) -> None:
-    assert run(tmp_path, PASSED, CI="1").returncode == pytest.ExitCode.OK
-
-
-def test_object_that_stays_is_a_failure(tmp_path: Path) -> None:
-    leak = (
-        "import tumen._core\n"
-        "counts = {'engines': 0}\n"
-        "def test_a(monkeypatch):\n    pass\n"
-        "tumen._core.debug_counters = lambda: dict(counts)\n"
-        "def test_b():\n    counts['engines'] += 1\n"
-    )
-    done = run(tmp_path, leak)
-    assert done.returncode == pytest.ExitCode.TESTS_FAILED
-    assert "leaked: {'engines': 0} before, {'engines': 1} after" in done.stdout
-
-
-def test_warning_is_a_failure(tmp_path: Path) -> None:
-    done = run(tmp_path, "import warnings\ndef test_a():\n    warnings.warn('look')\n")
-    assert done.returncode == pytest.ExitCode.TESTS_FAILED
+@pytest.mark.parametrize("name", RUNS)
+def test_run_passes_or_fails_as_the_policy_says(name: str, ended: dict[str, Any]) -> None:
+    _, _, code, words = RUNS[name]
+    done = ended[name]
+    assert done.returncode == code, done.stdout
+    assert words in done.stdout

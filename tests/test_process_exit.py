@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import tumen
-from nodes import echo, make_node, pair, until
+from nodes import echo, hang, make_node, pair, until
 from tumen import Atom
 
 pytestmark = pytest.mark.asyncio
@@ -114,6 +114,10 @@ async def test_kill_cannot_be_trapped_and_normal_is_ignored(backend: str) -> Non
         async for message in proc:
             proc.send("watcher", message)
 
+    async def stoppable(proc: tumen.Process) -> None:
+        await forever(proc)
+        raise tumen.Exit(Atom("stopped"))
+
     async with make_node() as node:
         watcher: asyncio.Queue[Any] = asyncio.Queue()
 
@@ -129,25 +133,30 @@ async def test_kill_cannot_be_trapped_and_normal_is_ignored(backend: str) -> Non
         tag, sender, reason = await watcher.get()
         assert (tag, reason) == (Atom("EXIT"), Atom("please"))
         assert sender.node == node.name
-        plain = node.spawn(forever)
+        plain = node.spawn(stoppable)
+        spared = node.monitor(plain)
         node.exit(plain, NORMAL)
         node.exit(pid, Atom("kill"))
         assert await monitor == KILLED
         node.send(plain, Atom("stop"))
-        assert await node.join(plain) in (NORMAL, NOPROC)
+        assert await spared == Atom("stopped")
 
 
 async def test_links_carry_exits_both_ways_and_across_nodes(backend: str) -> None:
     async def linked(proc: tumen.Process, other: tumen.Pid) -> None:
         proc.link(other)
+        linking.set()
         await forever(proc)
 
     async with pair() as (a, b):
         for first, second in ((a, a), (a, b)):
+            linking = asyncio.Event()
             one = first.spawn(forever)
             two = second.spawn(linked, one)
             down = [first.monitor(one), second.monitor(two)]
-            await asyncio.sleep(0.05)
+            await linking.wait()
+            # In order behind the link: that has arrived.
+            assert await second.ping(first.name)
             first.exit(one, Atom("torn"))
             assert [await monitor for monitor in down] == [Atom("torn")] * 2
 
@@ -156,16 +165,22 @@ async def test_unlinked_process_survives(backend: str) -> None:
     async def main(proc: tumen.Process, other: tumen.Pid) -> None:
         proc.link(other)
         proc.unlink(other)
+        unlinking.set()
         await forever(proc)
 
+    unlinking = asyncio.Event()
     async with pair() as (a, b):
         one = a.spawn(forever)
         two = b.spawn(main, one)
-        await asyncio.sleep(0.02)
+        await unlinking.wait()
+        assert await b.ping(a.name)
+        monitor = b.monitor(two)
         a.exit(one, Atom("torn"))
         await a.join(one)
+        # In order behind whatever that end has to tell.
+        assert await b.ping(a.name)
         b.send(two, Atom("stop"))
-        assert await b.join(two) in (NORMAL, NOPROC)
+        assert await monitor == NORMAL
 
 
 async def test_spawn_link_ties_child_and_parent(backend: str) -> None:
@@ -188,12 +203,15 @@ async def test_monitor_message_has_erlangs_shape(backend: str) -> None:
     async def main(proc: tumen.Process, pid: tumen.Pid, name: tuple[str, str]) -> None:
         by_pid, by_name = proc.monitor(pid), proc.monitor(name)
         gone = proc.monitor("nobody")
+        watching.set()
         got.set_result([by_pid, by_name, gone, *[await proc.receive() for _ in range(3)]])
 
+    watching = asyncio.Event()
     async with pair() as (a, b):
         pid = a.spawn(forever, name="target")
         b.spawn(main, pid, ("target", a.name))
-        await asyncio.sleep(0.05)
+        await watching.wait()
+        assert await b.ping(a.name)
         a.exit(pid, Atom("over"))
         by_pid, by_name, gone, first, *rest = await got
         down, process, over = Atom("DOWN"), Atom("process"), Atom("over")
@@ -289,7 +307,7 @@ async def test_user_cancelling_the_task_is_a_shutdown(
 ) -> None:
     async def main(proc: tumen.Process) -> None:
         asyncio.current_task().cancel()  # type: ignore[union-attr]
-        await asyncio.sleep(1)
+        await hang()
 
     async with make_node() as node:
         with caplog.at_level(logging.ERROR, "tumen"):

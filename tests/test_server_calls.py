@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import tumen
-from nodes import Counter, make_node, pair, until
+from idle import idle_process
+from nodes import Counter, address, hang, make_node, pair, until
 from tumen import Atom
 
 pytestmark = pytest.mark.asyncio
@@ -138,7 +139,7 @@ async def test_server_killed_during_init_makes_the_start_fail(backend: str) -> N
     class Slow(tumen.GenServer):
         async def init(self) -> None:
             started.set()
-            await asyncio.sleep(60)
+            await hang()
 
     async with make_node() as node:
         starting = asyncio.create_task(node.start_server(Slow, name="slow"))
@@ -154,7 +155,7 @@ async def test_server_killed_during_init_makes_the_start_fail(backend: str) -> N
 async def test_cancelled_start_ends_the_server(backend: str) -> None:
     class Slow(tumen.GenServer):
         async def init(self) -> None:
-            await asyncio.sleep(60)
+            await hang()
 
     async with make_node() as node:
         with pytest.raises(TimeoutError):
@@ -282,6 +283,106 @@ async def test_reply_goes_where_the_tag_says_and_echoes_it(backend: str, tag: st
         assert await asyncio.wait_for(result, 5)
 
 
+async def router(proc: tumen.Process, server: tumen.Pid) -> None:
+    """Passes on what it gets."""
+    async for message in proc:
+        proc.send(server, message)
+
+
+async def test_call_that_a_process_passes_on_is_answered(backend: str) -> None:
+    async with pair() as (a, b):
+        server = await a.start_server(Counter, 10)
+        # On the node of the server, and on the caller's, and between two of one node.
+        assert await b.call(a.spawn(router, server), (Atom("add"), 1)) == 11
+        assert await b.call(b.spawn(router, server), (Atom("add"), 1)) == 12
+        assert await a.call(a.spawn(router, server), (Atom("add"), 1)) == 13
+        assert await a.call(b.spawn(router, server), (Atom("add"), 1)) == 14
+
+
+async def test_call_that_an_event_manager_gets_passed_on_is_answered(backend: str) -> None:
+    class Events(tumen.GenEvent):
+        handler = "own"
+
+        async def handle_call(self, request: Any, caller: tumen.Caller) -> Any:
+            return request
+
+    async def client(proc: tumen.Process, to: tumen.Pid) -> None:
+        # As gen_event:call does it: the tag is an alias, and the monitor of who is called.
+        ref = proc.monitor(to, alias="reply_demonitor")
+        tag = tumen.ImproperList((Atom("alias"),), ref)
+        proc.send(to, (proc.pid, (proc.pid, tag), (Atom("call"), Atom("own"), 7)))
+        result.set_result((await proc.receive())[1])
+
+    result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    async with make_node() as node:
+        node.spawn(client, node.spawn(router, await node.start_server(Events)))
+        assert await asyncio.wait_for(result, 5) == 7
+
+
+class Held(tumen.GenServer):
+    """Its first call waits until it is let go."""
+
+    async def init(self) -> None:
+        self.go = asyncio.Event()
+        self.begun: list[Any] = []
+        self.callers: list[tumen.Caller] = []
+
+    async def handle_call(self, request: Any, caller: tumen.Caller) -> Any:
+        self.begun.append(request)
+        self.callers.append(caller)
+        await self.go.wait()
+        return request
+
+
+def held_of(node: tumen.Node, pid: tumen.Pid) -> Held:
+    server = node._running._servers[pid.id | pid.serial << 32]
+    assert isinstance(server, Held)
+    return server
+
+
+async def test_passed_on_calls_keep_their_order_behind_one_that_was_given_up(backend: str) -> None:
+    async with pair() as (a, b):
+        pid = await a.start_server(Held)
+        held, via = held_of(a, pid), a.spawn(router, pid)
+        calls = [asyncio.create_task(b.call(pid, 0))]
+        await until(lambda: held.begun)
+        with pytest.raises(tumen.CallTimeout):
+            await b.call(pid, "late", timeout=0.02)
+        for n in (1, 2, 3):
+            caller = await idle_process(b)
+            calls.append(asyncio.create_task(caller.call(via, n)))
+            await until(lambda n=n: held._waiting() == n + 1)
+        assert not held.callers[0].abandoned
+        held.go.set()
+        assert await asyncio.gather(*calls) == [0, 1, 2, 3]
+        assert held.begun == [0, 1, 2, 3]
+
+
+async def test_passed_on_call_is_abandoned_with_the_connection_of_its_caller(backend: str) -> None:
+    async with pair() as (a, b):
+        pid = await a.start_server(Held)
+        held = held_of(a, pid)
+        calling = asyncio.create_task(b.call(a.spawn(router, pid), 0))
+        await until(lambda: held.callers)
+        (caller,) = held.callers
+        calling.cancel()
+        # That the caller has given up, only the router is told.
+        await b.ping(a.name)
+        assert not caller.abandoned
+        await b.disconnect(a.name)
+        await until(lambda: caller.abandoned)
+
+
+async def test_passed_on_call_of_a_node_without_a_connection_is_answered(backend: str) -> None:
+    async with pair() as (a, b), make_node("c") as c:
+        await c.connect(b.name, address(b))
+        server = await a.start_server(Counter, 10)
+        # So that a knows the address; its reply makes the connection anew.
+        await a.connect(c.name, address(c))
+        await a.disconnect(c.name)
+        assert await c.call(b.spawn(router, server), (Atom("add"), 1)) == 11
+
+
 async def test_reply_that_comes_to_the_pid_ends_the_call(backend: str) -> None:
     """As C nodes and OTP 25's net_kernel answer; nothing else is taken for a reply."""
 
@@ -357,7 +458,7 @@ async def test_terminate_runs_on_crash_and_stop_but_not_on_a_kill(backend: str) 
 async def test_terminate_that_hangs_is_cut_off(backend: str) -> None:
     class Server(tumen.GenServer):
         async def terminate(self, reason: Any) -> None:
-            await asyncio.sleep(60)
+            await hang()
 
     async with make_node(limits=tumen.Limits(shutdown_time_ms=20)) as node:
         await node.start_server(Server)
@@ -402,7 +503,9 @@ async def test_event_manager_hands_events_to_its_handler(backend: str) -> None:
 
     result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     async with make_node() as node:
-        task = node._running.start_process(main, (await node.start_server(Events),), None)._task
+        task = node._running.start_process(
+            main, (await node.start_server(Events),), None
+        )._tumen_task
         assert await asyncio.wait_for(result, 5), task
         stopping = await node.start_server(Events)
         monitor = node.monitor(stopping)

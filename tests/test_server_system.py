@@ -196,11 +196,11 @@ async def test_log_is_bounded_whatever_is_asked_for(backend: str) -> None:
         assert await debug(node, pid, (Atom("log"), (True, 10**9))) == OK
         server = node._running.core.process(pid.id | pid.serial << 32)
         assert isinstance(server, Counter)
-        assert server._debug is not None
-        assert server._debug.log is not None
-        assert server._debug.log.maxlen == system.LOG_EVENTS_MAX
+        assert server._tumen_debug is not None
+        assert server._tumen_debug.log is not None
+        assert server._tumen_debug.log.maxlen == system.LOG_EVENTS_MAX
         assert await debug(node, pid, Atom("no_debug")) == OK
-        assert server._debug is None
+        assert server._tumen_debug is None
 
 
 async def test_statistics_count_messages(backend: str) -> None:

@@ -10,14 +10,19 @@ from typing import Any
 import pytest
 
 import tumen
-from nodes import make_node, pair, until
+from nodes import address, make_node, pair, until
 from tumen import Atom
-from tumen.services import _RESTART_COUNT_MAX, io, logger, rex
+from tumen.services import io, kept, logger, rex
 
 pytestmark = pytest.mark.asyncio
 
 OK = Atom("ok")
 NAMES = ["logger_proxy", "rex", "user"]
+
+
+async def swallow(proc: tumen.Process) -> None:
+    async for _ in proc:
+        pass
 
 
 async def test_services_are_there_before_the_servers_of_the_user(backend: str) -> None:
@@ -155,7 +160,7 @@ async def test_requests_that_wait_for_a_format_have_a_limit_per_node(
         a.spawn(prints, b.name, 2, first)
         a.spawn(prints, b.name, 3, second)
         user = b._running.core.process(b._running.core.whereis("user"))
-        await until(lambda: user._unformatted[a.name] == 3)
+        await until(lambda: user._backlog.count(a.name) == 3)
         await b.put_chars("user", "quick ")
         release.set()
         replies = [*await first, *await second]
@@ -164,7 +169,7 @@ async def test_requests_that_wait_for_a_format_have_a_limit_per_node(
         assert [reply for _, reply in replies].count(refused) == 2
         assert printed == ["quick ", "x", "x", "x"]
         # Nothing is left of it.
-        assert (user._queues, dict(user._unformatted)) == ({}, {})
+        assert (user._queues, user._backlog._of, user._backlog.bytes_all) == ({}, {}, 0)
         third = loop.create_future()
         a.spawn(prints, b.name, 3, third)
         assert await third == [(0, OK), (1, OK), (2, OK)]
@@ -207,6 +212,56 @@ async def test_format_that_takes_too_long_is_given_up(
             assert records == ["~w [1]"]
     finally:
         logging.getLogger("tumen.remote").removeHandler(handler)
+
+
+async def test_log_events_that_wait_are_bounded_in_bytes_and_drops_are_told(
+    backend: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of one node, and of all; what is dropped is counted, and a large one alone is not."""
+    monkeypatch.setattr(logger, "_WAITING_BYTES_MAX", 10_000)
+    monkeypatch.setattr(logger, "_WAITING_BYTES_ALL_MAX", 15_000)
+    monkeypatch.setattr(logger, "_DROPS_PERIOD_S", 0.05)
+    release, asked = asyncio.Event(), asyncio.Event()
+
+    async def slow(*_: Any) -> bytes:
+        asked.set()
+        await release.wait()
+        return b"formatted"
+
+    app = tumen.App()
+    app.expose("logger_formatter", "format")(slow)
+
+    def events(node: tumen.Node, count: int, size: int) -> None:
+        pid = node._running.own_process.pid
+        for _ in range(count):
+            event = (Atom("log"), Atom("error"), b"~w", [bytes(size)], {Atom("pid"): pid})
+            node.send(("logger_proxy", home.name), event)
+
+    def dropped() -> int:
+        return sum(r.args[1] for r in caplog.records if "were dropped" in r.getMessage())  # type: ignore[index, misc]
+
+    async with (
+        make_node(app=app) as one,
+        make_node(app=app) as two,
+        make_node(on_output=lambda *_: None) as home,
+    ):
+        for node in (one, two):
+            await home.connect(node.name, address(node))
+        server: Any = home._running.core.process(home._running.core.whereis("logger_proxy"))
+        # As large as all that may wait, and admitted: it is the first.
+        events(one, 1, 12_000)
+        await asked.wait()
+        events(one, 3, 10)
+        await until(lambda: dropped() == 3)
+        events(two, 5, 2_000)
+        await until(lambda: dropped() == 6)
+        assert server._backlog.count(one.name) == 1
+        assert server._backlog.count(two.name) == 2
+        release.set()
+        await until(lambda: server._backlog.bytes_all == 0)
+        events(one, 1, 10)
+        await until(lambda: sum(r.getMessage() == "formatted" for r in caplog.records) == 4)
+        assert dropped() == 6
 
 
 WORDS = [
@@ -278,22 +333,64 @@ async def test_noise_neither_ends_nor_breaks_a_service(
         assert mistakes == []
 
 
-async def test_service_that_ends_too_often_stays_dead(
-    backend: str, caplog: pytest.LogCaptureFixture
+PUBSUB = "Elixir.A.PubSub"
+# Every registered process of a node's own.
+KEPT = [*NAMES, "pg", "one_scope", f"{PUBSUB}.Adapter", "global_name_server"]
+
+
+def open_all(node: tumen.Node) -> None:
+    """Makes the services that start with their first use."""
+    for scope in ("pg", "one_scope"):
+        node.pg.members(b"g", scope=scope)
+    node.pubsub(PUBSUB)
+
+
+@pytest.mark.parametrize("name", KEPT)
+async def test_service_that_is_killed_comes_back_until_it_ends_too_often(
+    backend: str, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    async with pair() as (a, b):
-        for _ in range(_RESTART_COUNT_MAX):
-            pid = a.whereis("rex")
+    async with pair(visible=True) as (a, b):
+        open_all(a)
+        others = {other: a.whereis(other) for other in KEPT if other != name}
+        for _ in range(kept.RESTART_COUNT_MAX):
+            pid = a.whereis(name)
             assert pid is not None
             b.exit(pid, Atom("kill"))
-            await until(lambda pid=pid: a.whereis("rex") not in (pid, None))
-        assert "is started again" in caplog.text
-        pid = a.whereis("rex")
+            await until(lambda pid=pid: a.whereis(name) not in (pid, None))
+        assert "is started again: Atom('killed')" in caplog.text
+        assert "stays dead" not in caplog.text
+        pid = a.whereis(name)
         assert pid is not None
         b.exit(pid, Atom("kill"))
         await until(lambda: "stays dead" in caplog.text)
-        assert a.whereis("rex") is None
-        assert a.whereis("user") is not None
+        assert "more than 10 times in 60 s, the last time by Atom('killed')" in caplog.text
+        assert a.whereis(name) is None
+        assert {other: a.whereis(other) for other in others} == others
+
+
+async def test_service_whose_name_was_taken_waits_for_it(
+    backend: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "RETRY_S", 0.01)
+    async with make_node() as node:
+        home = node._running
+        thief = node.spawn(swallow)
+        first = home.services.io.process
+        # Before the loop has its turn, and with it the service.
+        first._end(Atom("kill"))
+        node.register("user", thief)
+        await until(lambda: "cannot be started again" in caplog.text)
+        node.exit(thief, Atom("kill"))
+        await until(lambda: home.services.io.pid not in (None, first.pid))
+        assert home.group_leader == node.whereis("user")
+
+
+async def test_services_do_not_come_back_on_a_node_that_stops(
+    backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with make_node(visible=True) as node:
+        open_all(node)
+    assert "started again" not in caplog.text
 
 
 async def test_group_leader_is_the_io_server(backend: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import tumen
-from nodes import Counter, make_node, pair, until
+from nodes import Counter, hang, make_node, pair, until
 from strategies import TermSource
 from tumen import Atom, ChildSpec, Pid, Supervisor
 
@@ -141,7 +141,7 @@ async def test_node_stops_although_a_child_does_not(
 ) -> None:
     class Endless(Trapping):
         async def terminate(self, reason: Any) -> None:
-            await asyncio.sleep(60)
+            await hang()
 
     journal = Journal()
     limits = tumen.Limits(shutdown_time_ms=30)
@@ -157,7 +157,7 @@ async def test_suspended_supervisor_restarts_when_it_resumes(backend: str) -> No
         sup = await node.start_server(supervisor(), specs(journal, "a"))
         me = node._running.own_process.pid
         node.send(sup, (Atom("system"), (me, 1), Atom("suspend")))
-        await until(lambda: node.supervisor(sup)._suspended)
+        await until(lambda: node.supervisor(sup)._tumen_suspended)
         old = pids(node, "a")["a"]
         await end(node, old, Atom("oops"))
         node.send(sup, (Atom("system"), (me, 1), Atom("get_state")))
@@ -370,7 +370,7 @@ async def test_suspended_child_ends_with_its_supervisor(
             me = node._running.own_process.pid
             node.send(child, (Atom("system"), (me, 1), Atom("suspend")))
         monitor = node.monitor(child)
-        node.supervisor(pid)._task.cancel()  # type: ignore[union-attr]
+        node.supervisor(pid)._tumen_task.cancel()  # type: ignore[union-attr]
         assert await monitor == SHUTDOWN
         assert journal.ended() == ["a"]
 
@@ -380,11 +380,11 @@ async def test_child_that_takes_too_long_is_killed(
 ) -> None:
     class Slow(Trapping):
         async def terminate(self, reason: Any) -> None:
-            await asyncio.sleep(60)
+            await hang()
 
     class Slower(Child):
         async def terminate(self, reason: Any) -> None:
-            await asyncio.sleep(60)
+            await hang()
 
     journal = Journal()
     async with make_node() as node:
@@ -406,7 +406,7 @@ async def test_child_that_ends_by_itself_just_now_is_left_to_it(
     class Busy(Counter):
         async def terminate(self, reason: Any) -> None:
             entered.set()
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # its end takes a moment, in which it is told to end
             done.append(reason)
 
     entered, done = asyncio.Event(), list[Any]()
@@ -501,7 +501,7 @@ async def test_job_of_a_supervisor_that_ends_fails(backend: str) -> None:
     class Endless(tumen.GenServer):
         async def init(self) -> None:
             entered.set()
-            await asyncio.sleep(60)
+            await hang()
 
     async with make_node() as node:
         assert node._running.own_process.alive
@@ -511,7 +511,7 @@ async def test_job_of_a_supervisor_that_ends_fails(backend: str) -> None:
         first = asyncio.create_task(sup.start_child(ChildSpec(1, Endless)))
         await entered.wait()
         second = asyncio.create_task(sup.start_child(ChildSpec(2, Counter)))
-        await until(lambda: len(sup._jobs) == 1)
+        await until(lambda: len(sup._Supervisor__jobs) == 1)
         node.exit(pid, Atom("kill"))
         for waiting in (first, second):
             with pytest.raises(tumen.ProcessExited):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
+from typing import Any
 
 import pytest
 
@@ -109,3 +111,87 @@ def test_groups_names_and_topics_block_too() -> None:
         with pubsub.subscribe("t") as topic:
             pubsub.broadcast("t", 5)
             assert next(iter(topic)) == 5
+
+
+# What `tumen.Node` has and `tumen.sync.Node` does not, with the reason.
+NOT_HERE: dict[str, str] = {}
+# Signatures that differ, with the reason.
+OTHER_SIGNATURE = {
+    "spawn_remote": "options beside monitor are those of tumen.Node, handed through",
+}
+
+
+def public(kind: type) -> set[str]:
+    return {name for name in dir(kind) if not name.startswith("_")}
+
+
+def test_all_that_a_node_offers_is_here() -> None:
+    """A new method of `tumen.Node` belongs here too, or into NOT_HERE with its reason."""
+    missing = public(tumen.Node) - public(tumen.sync.Node)
+    assert missing == set(NOT_HERE)
+    assert public(tumen.sync.Node) - public(tumen.Node) == {"run"}
+    assert public(tumen.Monitor) <= public(tumen.sync.Monitor)
+
+
+def parameters(method: Any) -> list[tuple[str, Any, Any]]:
+    found = inspect.signature(method).parameters.values()
+    return [(one.name, one.kind, one.default) for one in found]
+
+
+def test_methods_take_the_same_arguments() -> None:
+    for name in public(tumen.Node) - set(OTHER_SIGNATURE):
+        theirs, ours = getattr(tumen.Node, name), getattr(tumen.sync.Node, name)
+        assert isinstance(theirs, property) == isinstance(ours, property), name
+        if not isinstance(theirs, property):
+            assert parameters(theirs) == parameters(ours), name
+            assert not inspect.iscoroutinefunction(ours), name
+            assert ours.__doc__, name
+
+
+class Leaf(tumen.GenServer):
+    async def handle_call(self, request: Any, caller: tumen.Caller) -> Any:
+        return request
+
+
+def test_a_script_has_supervisors_monitors_and_drains(backend: str) -> None:
+    app = tumen.App()
+    app.supervisor("top", [tumen.ChildSpec("leaf", Leaf, name="leaf")], intensity=3)
+    node = tumen.sync.Node(f"a@{HOST}", cookie=COOKIE, epmd=None, app=app)
+    node.expose_server("m", Leaf)
+    assert not node.running
+    with node, make("b") as b:
+        assert node.running
+        assert node.limits == tumen.Limits()
+        assert node.allowed == ()
+        b.connect(node.name, (HOST, node.info().port))
+        top = node.supervisor("top")
+        first = node.whereis("leaf")
+        assert first is not None
+        monitor, elsewhere = node.monitor(first), b.monitor(first)
+        with pytest.raises(TimeoutError):
+            monitor.wait(0)
+        assert not monitor.done
+        b.exit(first, Atom("kill"))
+        assert monitor.wait(5) == elsewhere.wait(5) == Atom("killed")
+        assert monitor.done
+        assert monitor.ref != elsewhere.ref
+        added = top.start_child(tumen.ChildSpec("more", Leaf))
+        assert node.call(added, 5) == 5
+        assert top.count_children()["specs"] == 2
+        top.terminate_child("more")
+        start = (Atom("m"), Atom("start_link"), [])
+        spec = {Atom("id"): 1, Atom("start"): start}
+        ok, theirs = b.call(("top", node.name), (Atom("start_child"), spec))
+        assert ok == Atom("ok")
+        dropped = node.monitor(theirs)
+        dropped.demonitor()
+        with pytest.raises(tumen.TumenError, match="ended before it fired"):
+            dropped.wait(5)
+        with pytest.raises(tumen.NoProc):
+            node.supervisor("nobody")
+        node.expose("m", "f", lambda: 1)
+        pid, watch = b.spawn_remote(node.name, "m", "f", monitor=True)
+        assert pid.node == node.name
+        assert watch.wait(5) == Atom("normal")
+        assert node.drain(5)
+    assert not node.running

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -502,6 +503,82 @@ def test_large_output_grows_from_the_small_buffer() -> None:
         assert decode(encode(term), big_bytes_max=10**6)[:3] == [b"x" * size, ("é" * size).encode(),
                                                                Atom("a")]  # fmt: skip
         assert decode(encode(term), big_bytes_max=10**6)[3] == term[3]
+
+
+LEAVES: list[Any] = [
+    7,
+    -(2**31),
+    2**63 - 1,
+    1.5,
+    True,
+    None,
+    Atom("atom"),
+    Atom("é" * 255),
+    b"bytes",
+    "text",
+    "é",
+    Pid("n" * 200 + "@host", 1, 2, 3),
+    Reference("a@b", 1, (1, 2, 3, 4, 5)),
+]
+
+
+@pytest.mark.parametrize("leaf", LEAVES, ids=lambda leaf: repr(leaf)[:16])
+def test_leaf_at_the_end_of_the_small_buffer_is_whole(leaf: Any) -> None:
+    alone = encode(leaf)[1:]
+    for size in range(1024 - len(alone) - 40, 1024):
+        padding = b"m" + struct.pack(">I", size) + b"x" * size
+        assert encode((b"x" * size, leaf)) == b"\x83h\x02" + padding + alone
+        assert encode({b"x" * size: leaf}) == b"\x83t\0\0\0\1" + padding + alone
+        assert encode([b"x" * size, leaf]) == b"\x83l\0\0\0\2" + padding + alone + b"j"
+
+
+def integer_bytes(value: int) -> bytes:
+    if 0 <= value <= 255:
+        return bytes((97, value))
+    if -(2**31) <= value < 2**31:
+        return b"b" + struct.pack(">i", value)
+    digits = abs(value).to_bytes((abs(value).bit_length() + 7) // 8, "little")
+    return bytes((110, len(digits), value < 0)) + digits
+
+
+def test_integers_around_each_power_of_two_are_written_in_their_shortest_form() -> None:
+    values = [
+        sign * 2**bits + change for bits in range(72) for sign in (1, -1) for change in (-1, 0, 1)
+    ]
+    wires = [integer_bytes(value) for value in values]
+    head = b"\x83l" + struct.pack(">I", len(values))
+    assert encode(values) == head + b"".join(wires) + b"j"
+    for value, wire in zip(values, wires, strict=True):
+        assert encode(value) == b"\x83" + wire
+        assert encode({value: (value,)}) == b"\x83t\0\0\0\1" + wire + b"h\x01" + wire
+        assert decode(encode({value: (value,)})) == {value: (value,)}
+
+
+def test_short_bytes_and_texts_of_every_length_are_whole() -> None:
+    alphabet = bytes(range(48, 112))
+    for size in range(64):
+        data = alphabet[:size]
+        text = data.decode()
+        term = [data, text, Atom(text), (data, text, Atom(text)), {data: text, Atom(text): data}]
+        wire = encode(term)
+        assert wire.count(data) >= 9
+        assert same(
+            decode(wire),
+            [data, data, Atom(text), (data, data, Atom(text)), {data: data, Atom(text): data}],
+        )
+
+
+def test_containers_in_every_place_of_a_tuple_are_whole() -> None:
+    for inner in ((), [], {}, (1,), [1.5], {1: 2}, ImproperList([1], 2), [b"x", (2,)], {(1,): [2]}):
+        alone = encode(inner)[1:]
+        for before in range(4):
+            for after in range(4):
+                parts = (1,) * before + (inner,) + (2.5, Atom("a"), b"b")[:after]
+                wire = b"".join(encode(part)[1:] for part in parts)
+                assert encode(parts) == b"\x83" + bytes((104, len(parts))) + wire
+                head = b"\x83l" + struct.pack(">I", len(parts))
+                assert encode([*parts]) == head + wire + b"j"
+                assert alone in wire
 
 
 def test_encode_does_not_keep_its_arguments() -> None:

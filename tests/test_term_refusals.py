@@ -42,6 +42,11 @@ NAN, INF = float("nan"), float("inf")
         ([1.0, INF], "$[1]", "infinities"),
         ({"x": -INF}, "$.x", "infinities"),
         (NAN, "$", "NaN"),
+        ([(1, [2]), (b"x", (0.5, NAN))], "$[1][1][1]", "NaN"),
+        ([[1.5, 2.5, INF, 3.5]], "$[0][2]", "infinities"),
+        ({NAN: 1}, "$.key(0)", "NaN"),
+        ({"k": (1, "\ud800")}, "$.k[1]", "surrogates"),
+        (ImproperList([1], NAN), "$.tail", "NaN"),
         (["\ud800"], "$[0]", "surrogates"),
         ({"a": 1, b"a": 2}, "$", "two keys"),
         ([{("a",): 1, (b"a",): 2}], "$[0]", "two keys"),
@@ -156,6 +161,15 @@ def test_dict_that_changes_while_it_is_encoded_is_refused() -> None:
     grown: dict[Any, Any] = {"a": Meddler(lambda: grown.update(dict.fromkeys(range(100))))}
     with pytest.raises(EncodeError, match="changed its size"):
         encode(grown)
+
+
+def test_container_that_is_dropped_while_its_part_is_encoded_is_encoded_whole() -> None:
+    def clear() -> None:
+        outer[0] = None
+
+    outer: list[Any] = [[1, (b"x" * 20, {Atom("k"): [Meddler(clear), 2.5]}, "text"), 7]]
+    again = decode(encode(outer))
+    assert again == [[1, (b"x" * 20, {Atom("k"): [1, 2.5]}, b"text"), 7]]
 
 
 def test_item_that_removes_itself_is_still_encoded_whole() -> None:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
@@ -17,7 +13,6 @@ from tumen.typed import AsAtom, Key
 
 T = TypeVar("T")
 STRUCT = Atom("__struct__")
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @tumen.struct("Elixir.Shop.Order")
@@ -153,18 +148,6 @@ def test_generic_struct_is_read_for_its_argument() -> None:
     assert convert({b"items": [b"a"]}, Page[str]) == Page(["a"])
     with pytest.raises(DecodeError):
         convert({b"items": [1]}, Page[str])
-
-
-def test_the_typed_bench_measures_both_sides_in_one_run() -> None:
-    command = [sys.executable, str(ROOT / "bench" / "bench_typed.py"), "--json", "--rounds", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["msgspec"] == msgspec.__version__
-    for item in found["items"].values():
-        for direction in ("decode", "encode"):
-            assert item[direction].keys() == {"tumen", "plain", "msgspec"}
-            assert item[direction]["msgspec"]["tumen_ratio"] > 0
 
 
 def test_union_of_structs_goes_by_their_modules() -> None:

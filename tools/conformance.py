@@ -50,7 +50,7 @@ WORDS = {
 # Sections that their file's name would not say well.
 TITLES = {
     "cli_live": "Command line",
-    "bench_wire": "The benches",
+    "bench": "The bench",
     "peers": "The harness",
     "rpc": "rpc and erpc",
     "pg": "pg",

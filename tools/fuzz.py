@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Build and run the libFuzzer targets, fuzz/<target>_fuzz.c, with clang.
 
+    tools/fuzz.py --build            the programs of all of the below, if they are not there
     tools/fuzz.py --replay           every file of fuzz/corpus/<target> once, under ASan and UBSan
     tools/fuzz.py --coverage         the corpus alone must cover 90 % of the lines of its module
     tools/fuzz.py --planted          a build with TM_PLANTED_BUG must crash within a minute
@@ -28,6 +29,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "fuzz"
 JOBS = 2
+# cmake and ninja go by the same variable.
+COMPILERS = int(os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or JOBS)
 
 # Target: the module whose lines its corpus has to cover, and in which its bug is planted.
 MODULES = {
@@ -129,7 +132,7 @@ def build(target: str, mode: Mode) -> Path:
         clean = mode is PLANTED and path not in module
         return object_file(FUZZ if clean else mode, path, headers)
 
-    with ThreadPoolExecutor(JOBS) as pool:
+    with ThreadPoolExecutor(COMPILERS) as pool:
         objects = list(pool.map(one, sources))
     name = target if mode is FUZZ else f"{target}-{mode.name}"
     out = BUILD / "bin" / name
@@ -227,6 +230,7 @@ def fuzz(target: str, seconds: int) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--target", action="append", choices=sorted(MODULES), default=[])
+    parser.add_argument("--build", action="store_true")
     parser.add_argument("--replay", action="store_true")
     parser.add_argument("--coverage", action="store_true")
     parser.add_argument("--planted", action="store_true")
@@ -262,7 +266,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         # Compiling already uses all cores, so what runs at once has been built before.
         for target in targets:
-            build(target, FUZZ)
+            for mode in (FUZZ, COVERAGE, PLANTED) if args.build else (FUZZ,):
+                build(target, mode)
     except FuzzError as error:
         print(f"fuzz: {error}")
         return 1
@@ -270,7 +275,8 @@ def main(argv: list[str] | None = None) -> int:
         with ThreadPoolExecutor(JOBS if parallel else 1) as pool:
             done = list(pool.map(lambda target: attempt(name, step, target), targets))  # noqa: B023
         failed += done.count(False)
-    print(f"fuzz: {len(steps) * len(targets) - failed} passed, {failed} failed")
+    if steps:
+        print(f"fuzz: {len(steps) * len(targets) - failed} passed, {failed} failed")
     return 1 if failed else 0
 
 

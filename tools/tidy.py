@@ -144,7 +144,7 @@ def check_layers(tree: Tree) -> Iterator[Finding]:
                 why = include_fault(name, layer, match[2], system=match[1] == "<")
                 if why:
                     yield Finding("layer", name, number, why)
-    for name, text in tree.matching("src/tumen/*.pyx", "src/tumen/*.pxd"):
+    for name, text in tree.matching("src/tumen/*.pyx", "src/tumen/*.pxd", "src/tumen/pyx/*/*.pxi"):
         for number, line in enumerate(text.split("\n"), 1):
             match = re.search(r'extern from "([^"]+)"', line)
             if match and not BINDING_HEADERS.fullmatch(match[1]):
@@ -182,8 +182,8 @@ UNFINISHED = re.compile(
 )
 SOURCE = (
     "csrc/*", "csrc/*/*", "src/tumen/*", "src/tumen/*/*", "tools/*", "tests/*.py", "tests/*/*.py",
-    "tests/live/erl/*", "fuzz/*.*", "bench/*", "examples/*", "Makefile", "CMakeLists.txt",
-    "pyproject.toml", ".ci/*", "*.md",
+    "tests/live/erl/*", "fuzz/*.*", "bench/*", "bench/peers/*", "examples/*", "Makefile",
+    "CMakeLists.txt", "pyproject.toml", ".ci/*", "*.md",
 )  # fmt: skip
 
 
@@ -272,7 +272,8 @@ def check_dead(tree: Tree) -> Iterator[Finding]:
 
 def report_lengths(tree: Tree) -> Iterator[Finding]:
     code = ("csrc/*.[ch]", "csrc/*/*.[ch]", "src/tumen/*.py*", "src/tumen/*/*.py", "tests/*.py",
-            "tests/*/*.py", "tools/*", "fuzz/*.c", "bench/*.py", "examples/*.py")  # fmt: skip
+            "tests/*/*.py", "tools/*", "fuzz/*.c", "bench/*.py", "bench/peers/*.[cp]*",
+            "examples/*.py")  # fmt: skip
     for name, text in tree.matching(*code):
         lines = text.split("\n")
         if len(lines) - 1 > FILE_LINES_MAX:

@@ -1,5 +1,7 @@
 /* Who may connect, and under which name: the allowed list, and the names that we give to peers which
- * ask for one (NAME_ME). Under the node's lock, all but tumen_node_allow. */
+ * ask for one (NAME_ME). Under the node's lock, all but tumen_node_allow. And the challenges of the
+ * handshakes under way, by number: a cluster that comes back at once asks for each of them. */
+#include "../base/check.h"
 #include "../dist/handshake.h"
 #include "node.h"
 
@@ -119,6 +121,45 @@ void tm_node_return_name(tumen_node *node, tm_given *given)
     node->given_count--;
     tm_alloc_free(&node->engine->alloc, oldest, given_size(oldest));
 }
+
+/* -- challenges (engine) ----------------------------------------------------------------------- */
+
+static tm_bytes challenge_key(const uint32_t *challenge)
+{
+    return tm_bytes_of(challenge, sizeof *challenge);
+}
+
+uint32_t tm_node_challenge_draw(const tumen_node *node)
+{
+    uint32_t challenge;
+    do {
+        challenge = (uint32_t)tm_engine_random_u64(node->engine);
+    } while (tm_map_get(&node->challenges, challenge_key(&challenge)));
+    return challenge;
+}
+
+int tm_node_challenge_add(tumen_node *node, tm_handshake *hs)
+{
+    TM_DCHECK(!tm_map_get(&node->challenges, challenge_key(&hs->challenge)));
+    return tm_map_set(&node->challenges, challenge_key(&hs->challenge), hs);
+}
+
+void tm_node_challenge_forget(tumen_node *node, const tm_handshake *hs)
+{
+    tm_map *map = &node->challenges;
+    /* Of one that was never added, the challenge may be another's. */
+    if (tm_map_get(map, challenge_key(&hs->challenge)) != hs) return;
+    tm_map_remove(map, challenge_key(&hs->challenge));
+    if (!map->count) tm_map_fini(map); /* nothing stays of a rush */
+}
+
+bool tm_node_challenge_known(const tumen_node *node, const tm_handshake *hs)
+{
+    const tm_handshake *ours = tm_map_get(&node->challenges, challenge_key(&hs->peer_challenge));
+    return ours && ours != hs;
+}
+
+/* -- life -------------------------------------------------------------------------------------- */
 
 void tm_node_admission_init(tumen_node *node)
 {

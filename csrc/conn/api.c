@@ -183,39 +183,49 @@ void tumen_mail_taken(tumen_node *node, tumen_key key, uint64_t bytes)
 
 /* -- messages -------------------------------------------------------------------------------------- */
 
-/* To a process of this node, through the inbox like any other. Under the lock. */
-static int send_local(tumen_node *node, const tm_pid *from, const tm_target *to, tm_bytes message,
-                      tm_bytes token)
+/* Whom a message to this node is for; it counts in that mailbox from now on. 0: nobody gets it. Under
+ * the lock. */
+static tm_proc_key local_admit(tumen_node *node, const tm_target *to, uint64_t bytes, bool *reply)
 {
-    bool reply = false;
     tm_proc_key key = 0;
+    *reply = false;
     if (to->kind == TM_TARGET_PID)
         key = tm_procs_find(node->procs, &to->pid);
     else if (to->kind == TM_TARGET_NAME)
         key = tm_procs_whereis(node->procs, to->name);
     else
-        key = tm_procs_use_alias(node->procs, &to->ref, &reply);
+        key = tm_procs_use_alias(node->procs, &to->ref, reply);
     if (!key || key == node->kernel) {
         TM_ATOMIC_ADD(&node->messages_dropped, 1);
         return 0;
     }
-    tumen_event event = {.kind = reply ? TUMEN_EVENT_REPLY : TUMEN_EVENT_MESSAGE,
-                         .process = key,
-                         .from = tm_public_pid(from),
-                         .text = tm_public(token),
-                         .term = tm_public(message)};
-    if (to->kind == TM_TARGET_REF) event.ref = tm_public_ref(&to->ref);
-    if (!reply) {
+    if (!*reply) {
         uint64_t mailbox = tm_node_limit(node, TUMEN_LIMIT_MAILBOX_BYTES);
-        uint64_t waiting = tm_procs_mail_put(node->procs, key, message.len);
+        uint64_t waiting = tm_procs_mail_put(node->procs, key, bytes);
         if (waiting > mailbox) {
             tm_node_mailbox_full(node, key, waiting);
             return 0;
         }
-        event.wire_bytes = message.len;
-        TM_ATOMIC_ADD(&node->mail_bytes, message.len);
+        TM_ATOMIC_ADD(&node->mail_bytes, bytes);
     }
     TM_ATOMIC_ADD(&node->messages_in, 1);
+    return key;
+}
+
+/* To a process of this node, through the inbox like any other. Under the lock. */
+static int send_local(tumen_node *node, const tm_pid *from, const tm_target *to, tm_bytes message,
+                      tm_bytes token)
+{
+    bool reply;
+    tm_proc_key key = local_admit(node, to, message.len, &reply);
+    if (!key) return 0;
+    tumen_event event = {.kind = reply ? TUMEN_EVENT_REPLY : TUMEN_EVENT_MESSAGE,
+                         .process = key,
+                         .wire_bytes = reply ? 0 : message.len,
+                         .from = tm_public_pid(from),
+                         .text = tm_public(token),
+                         .term = tm_public(message)};
+    if (to->kind == TM_TARGET_REF) event.ref = tm_public_ref(&to->ref);
     int rc = tm_inbox_put(&node->inbox, &event, NULL, 0);
     /* Not before: it may end the sender, whose token the event borrows. */
     tm_node_mail_relieve(node);
@@ -270,34 +280,49 @@ static bool target_is_nobody(const tm_target *to)
            (to->kind == TM_TARGET_REF && to->ref.words[0] > TM_REF_WORD_0_MAX);
 }
 
-static int send_queue(tumen_node *node, tumen_bytes peer_name, tm_entry *entry, unsigned flags)
+/* A message to a process of another node. */
+struct outgoing {
+    tm_pid from;
+    tm_target to;
+    const tumen_part *parts;
+    size_t count;
+    size_t copied; /* bytes of parts that are not lent */
+    uint64_t total;
+};
+
+/* Under the lock. */
+static int send_queue(tumen_node *node, tm_peer *peer, const struct outgoing *out, tumen_key from,
+                      tm_entry *entry, unsigned flags)
 {
-    tm_peer *peer;
-    tm_node_lock(node);
-    int rc = target_peer(node, peer_name, !(flags & TUMEN_SEND_NOCONNECT), &peer);
-    bool large = tm_entry_payload(entry) > TM_FRAGMENT_BYTES;
-    if (!rc && tm_peer_refuses(peer, flags & TUMEN_SEND_CONTROL, large)) rc = TM_EBUSY;
-    if (rc) {
-        tm_entry_free(&node->engine->alloc, entry);
-    } else {
-        tm_peer_queue(peer, entry);
-        TM_ATOMIC_ADD(&node->messages_out, 1);
+    if (tm_peer_refuses(peer, flags & TUMEN_SEND_CONTROL, out->total > TM_FRAGMENT_BYTES))
+        return TM_EBUSY;
+    if (!entry) {
+        tm_bytes token = {0};
+        if (tm_procs_traced(node->procs)) token = tm_procs_next_token(node->procs, from);
+        entry = tm_entry_message(node, &out->from, &out->to, out->parts, out->count, token);
+        if (!entry) return TM_ENOMEM;
     }
-    tm_node_unlock(node);
-    return rc;
+    tm_peer_queue(peer, entry);
+    TM_ATOMIC_ADD(&node->messages_out, 1);
+    return 0;
 }
 
-/* The same as tm_entry_message with the token of the sender, if that has one. */
-static tm_entry *traced_message(tumen_node *node, tumen_key from, const tm_target *to,
-                                const tumen_part *parts, size_t count)
+static int send_out(tumen_node *node, tumen_bytes where, const struct outgoing *out, tumen_key from,
+                    unsigned flags)
 {
-    tm_pid sender = {0};
+    tm_peer *peer;
+    tm_entry *entry = NULL;
+    /* What is long to copy is copied before the lock is taken. */
+    if (out->copied > TM_ENTRY_SMALL_BYTES && !tm_procs_traced(node->procs)) {
+        entry = tm_entry_message(node, &out->from, &out->to, out->parts, out->count, (tm_bytes){0});
+        if (!entry) return TM_ENOMEM;
+    }
     tm_node_lock(node);
-    if (from) sender = tm_procs_pid(node->procs, from);
-    tm_bytes token = tm_procs_next_token(node->procs, from);
-    tm_entry *entry = tm_entry_message(node, &sender, to, parts, count, token);
+    int rc = target_peer(node, where, !(flags & TUMEN_SEND_NOCONNECT), &peer);
+    if (!rc) rc = send_queue(node, peer, out, from, entry, flags);
+    if (rc && entry) tm_entry_free(&node->entries, entry);
     tm_node_unlock(node);
-    return entry;
+    return rc;
 }
 
 int tumen_send_parts(tumen_node *node, tumen_key from, const tumen_target *target,
@@ -308,26 +333,22 @@ int tumen_send_parts(tumen_node *node, tumen_key from, const tumen_target *targe
     int rc = target_node(target, &where);
     if (rc) return rc;
     if (count == 0 || count > TM_PARTS_MAX) return TM_EUSE_ARG;
-    uint64_t total = 0;
-    for (size_t i = 0; i < count; i++) total += parts[i].bytes.len;
-    if (total == 0) return TM_EUSE_TERM;
-    if (total > tm_node_limit(node, TUMEN_LIMIT_MESSAGE_BYTES)) return TM_EUSE_LIMIT;
-    tm_target to = tm_private_target(target);
-    if (target_is_nobody(&to) || bytes_equal(where, tm_node_name(node)))
-        return send_here(node, from, &to, parts, count);
-    tm_pid sender = {0};
+    struct outgoing out = {.to = tm_private_target(target), .parts = parts, .count = count};
+    for (size_t i = 0; i < count; i++) {
+        out.total += parts[i].bytes.len;
+        if (!parts[i].lent) out.copied += parts[i].bytes.len;
+    }
+    if (out.total == 0) return TM_EUSE_TERM;
+    if (out.total > tm_node_limit(node, TUMEN_LIMIT_MESSAGE_BYTES)) return TM_EUSE_LIMIT;
+    if (target_is_nobody(&out.to) || bytes_equal(where, tm_node_name(node)))
+        return send_here(node, from, &out.to, parts, count);
     if (from) {
         /* The parts of a key are its pid: no need for the lock. */
-        sender.id = tm_proc_key_id(from);
-        sender.serial = tm_proc_key_serial(from);
-        sender.creation = node->creation;
+        out.from.id = tm_proc_key_id(from);
+        out.from.serial = tm_proc_key_serial(from);
+        out.from.creation = node->creation;
     }
-    if (tm_procs_traced(node->procs)) {
-        tm_entry *traced = traced_message(node, from, &to, parts, count);
-        return traced ? send_queue(node, where, traced, flags) : TM_ENOMEM;
-    }
-    tm_entry *entry = tm_entry_message(node, &sender, &to, parts, count, (tm_bytes){0});
-    return entry ? send_queue(node, where, entry, flags) : TM_ENOMEM;
+    return send_out(node, where, &out, from, flags);
 }
 
 int tumen_send(tumen_node *node, tumen_key from, const tumen_target *to, tumen_bytes message,
@@ -337,11 +358,64 @@ int tumen_send(tumen_node *node, tumen_key from, const tumen_target *to, tumen_b
     return tumen_send_parts(node, from, to, &part, 1, flags);
 }
 
+int tumen_send_local(tumen_node *node, tumen_key from, const tumen_target *target, uint64_t bytes,
+                     int64_t number, tumen_local *local)
+{
+    RETURN_UNLESS_USABLE(node);
+    tumen_bytes where;
+    int rc = target_node(target, &where);
+    if (rc) return rc;
+    tm_target to = tm_private_target(target);
+    if (target_is_nobody(&to) || !bytes_equal(where, tm_node_name(node))) return TM_EUSE_ARG;
+    if (bytes > tm_node_limit(node, TUMEN_LIMIT_MESSAGE_BYTES)) return TM_EUSE_LIMIT;
+    if (tm_procs_traced(node->procs)) return TM_EUSE_STATE;
+    *local = (tumen_local){0};
+    bool reply;
+    tm_node_lock(node);
+    local->key = local_admit(node, &to, bytes, &reply);
+    local->reply = reply;
+    local->waits = local->key && tm_inbox_bytes(&node->inbox) != 0;
+    if (local->waits) {
+        tumen_event event = {.kind = TUMEN_EVENT_LOCAL,
+                             .process = local->key,
+                             .wire_bytes = reply ? 0 : bytes,
+                             .number = number};
+        if (from) {
+            tm_pid sender = tm_procs_pid(node->procs, from);
+            event.from = tm_public_pid(&sender);
+        }
+        rc = tm_inbox_put(&node->inbox, &event, NULL, 0);
+    }
+    tm_node_mail_relieve(node);
+    tm_node_unlock(node);
+    return rc;
+}
+
+/* A flush writes to so many peers itself where the engine writes to any number with one system call:
+ * each direct write saves a switch of threads, and costs a call of its own. */
+#define DIRECT_PEERS_MAX 4
+
+/* Under the lock. */
+static bool flush_is_engines(const tumen_node *node)
+{
+    size_t count = 0;
+    if (!node->engine->io->ops->gathers) return false;
+    TM_LIST_EACH (&node->dirty, link, following) {
+        if (++count > DIRECT_PEERS_MAX) return true;
+    }
+    return false;
+}
+
 void tumen_flush(tumen_node *node)
 {
     if (node->forked) return;
     bool wake = false;
     tm_node_lock(node);
+    if (flush_is_engines(node)) {
+        tm_node_unlock(node);
+        tm_engine_wake(node->engine);
+        return;
+    }
     /* Bounded: a peer that a direct write could not finish is the engine's business. */
     for (size_t n = node->peers.count; n; n--) {
         tm_list *link = tm_list_pop(&node->dirty);

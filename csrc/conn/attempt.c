@@ -41,6 +41,7 @@ static void attempt_free(tm_attempt *attempt)
     tumen_node *node = attempt->node;
     tm_timer_cancel(&node->engine->wheel, &attempt->timer);
     if (attempt->asking) tm_epmd_reader_fini(&attempt->reader);
+    tm_node_challenge_forget(node, &attempt->hs);
     tm_handshake_fini(&attempt->hs);
     tm_talk_fini(&attempt->talk);
     tm_alloc_free(&node->engine->alloc, attempt, sizeof *attempt);
@@ -53,6 +54,7 @@ static void attempt_drop(tm_attempt *attempt)
     if (attempt->peer) attempt->peer->attempt = NULL;
     attempt->peer = NULL;
     attempt->answered = false;
+    tm_node_challenge_forget(attempt->node, &attempt->hs);
     tm_timer_cancel(&attempt->node->engine->wheel, &attempt->timer);
     /* While the resolver works on it, its answer finds nobody. */
     if (!tm_sock_close(&attempt->talk.sock, false)) attempt_free(attempt);
@@ -99,10 +101,9 @@ static void attempt_timeout(tm_timer *timer, uint64_t now_ns)
 
 bool tm_attempt_is_known(const tm_attempt *attempt) { return attempt->stage == STAGE_HANDSHAKE; }
 
-uint32_t tm_attempt_challenge(const tm_attempt *attempt, bool *open)
+bool tm_attempt_is_answered(const tm_attempt *attempt)
 {
-    *open = attempt->stage == STAGE_HANDSHAKE;
-    return tm_handshake_challenge(&attempt->hs);
+    return attempt->hs.state > TM_HS_I_STATUS;
 }
 
 /* -- stages ------------------------------------------------------------------------------------------ */
@@ -300,13 +301,14 @@ static void handshake_connected(tm_attempt *attempt)
         .name = tm_node_name(node),
         .creation = ask_name ? 0 : node->creation,
         .flags = flags,
-        .challenge = (uint32_t)tm_engine_random_u64(engine),
+        .challenge = tm_node_challenge_draw(node),
         .expected_name = attempt->peer->name,
         .cookie = tm_node_cookie_for(node, attempt->peer->name),
         .insist = true,
     };
     int rc = tm_handshake_init(&attempt->hs, TM_HANDSHAKE_INITIATOR, &config);
     tm_node_unlock(node);
+    if (!rc) rc = tm_node_challenge_add(node, &attempt->hs);
     if (!rc) rc = tm_handshake_start(&attempt->hs, &attempt->talk.out);
     if (!rc) rc = tm_talk_flush(&attempt->talk);
     if (!rc) rc = engine->io->ops->read_start(engine->io, attempt->talk.sock.id);
@@ -361,6 +363,7 @@ static void handshake_done(tm_attempt *attempt, tm_bytes input)
     };
     peer->attempt = NULL;
     attempt->peer = NULL;
+    tm_node_challenge_forget(node, &attempt->hs);
     tm_timer_cancel(&node->engine->wheel, &attempt->timer);
     if (!rc) tm_greetings_yield(node, peer->name);
     if (!rc) rc = tm_connection_open(node, &established);
@@ -375,15 +378,18 @@ static void handshake_done(tm_attempt *attempt, tm_bytes input)
 static void handshake_input(tm_attempt *attempt, tm_bytes input)
 {
     for (;;) {
+        bool answered = tm_attempt_is_answered(attempt);
         int event = tm_handshake_feed(&attempt->hs, &input, &attempt->talk.out);
         if (event == TM_HANDSHAKE_CHALLENGED &&
-            tm_node_challenge_known(attempt->node, attempt,
-                                    tm_handshake_peer_challenge(&attempt->hs)))
+            tm_node_challenge_known(attempt->node, &attempt->hs))
             event = TM_EPEER_REFLECTED;
         if (event < 0) {
             handshake_failed(attempt, event);
             return;
         }
+        if (!answered && tm_attempt_is_answered(attempt))
+            tm_greetings_resume(attempt->node, attempt->peer->name);
+        if (!attempt->peer) return; /* the peer's own attempt is the connection now */
         int rc = tm_talk_flush(&attempt->talk);
         if (rc) {
             attempt_fail(attempt, rc, "the connection broke in the handshake");

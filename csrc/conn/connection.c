@@ -26,21 +26,17 @@ static void connection_tick(tm_connection *conn)
 {
     /* A write that the peer does not take in is no reason for a tick: it could not get past it. */
     tumen_node *node = conn->node;
-    tm_entry *tick = tm_entry_create(&node->engine->alloc, 0, 0);
-    if (!tick) return; /* the next check tries again: four are missed before a peer gives up */
-    tick->op = TM_ENTRY_TICK;
     tm_node_lock_engine(node);
-    bool sending = conn->peer->sending;
-    if (!sending) {
+    /* Without memory the next check tries again: four are missed before a peer gives up. */
+    tm_entry *tick = conn->peer->sending ? NULL : tm_entry_create(&node->entries, 0, 0);
+    if (tick) {
+        tick->op = TM_ENTRY_TICK;
         TM_ATOMIC_ADD(&node->sendq_bytes, tick->weight);
         tm_sendq_push_front(&conn->peer->queue, tick);
         TM_ATOMIC_ADD(&conn->ticks_out, 1);
     }
     tm_node_unlock(node);
-    if (sending)
-        tm_entry_free(&node->engine->alloc, tick);
-    else
-        tm_connection_write(conn);
+    if (tick) tm_connection_write(conn);
 }
 
 /* net_kernel's rule (protocol.md 3.1): every quarter of the tick time, tick if nothing was written or,
@@ -120,7 +116,7 @@ static void connection_closed(tm_sock *sock)
                               &(tumen_event){.kind = TUMEN_EVENT_RETURNED,
                                              .number = (int64_t)entry->parts[i].lent},
                               NULL);
-        tm_entry_free(&node->engine->alloc, entry);
+        tm_entry_free(&node->entries, entry);
     }
     tm_node_unlock(node);
     connection_free(conn);

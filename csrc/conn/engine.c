@@ -15,10 +15,11 @@
 #define TAKEOVER_MS 20
 /* Longest sleep of the take-over thread, ms: bounds how late it sees a timer that was armed meanwhile. */
 #define TAKEOVER_SLEEP_MS 200
-/* Streams of small messages (engine_judge): turns in a row that make one, the most bytes of such a
- * turn, and the pause, ns. Larger messages are not read late: that would empty the pipe. */
+/* Streams of small messages (engine_judge): turns in a row that make one, the most bytes that a frame
+ * of them has on average, and the pause, ns. Larger messages are not read late: that would empty the
+ * pipe. */
 #define LAZY_STREAK 16
-#define LAZY_BYTES_MAX (64 * TM_KIB)
+#define LAZY_FRAME_BYTES_MAX (4 * TM_KIB)
 #define LAZY_NS (50 * 1000)
 /* How often a broken engine looks for callers that wait to be told, ms. */
 #define BROKEN_POLL_MS 20
@@ -218,11 +219,12 @@ static bool engine_prepare(tumen_engine *engine)
 static void engine_judge(tumen_engine *engine)
 {
     uint64_t sends = engine->turn_sends + TM_ATOMIC_GET(&engine->direct_sends);
-    bool streams = engine->turn_received && engine->turn_received < LAZY_BYTES_MAX &&
-                   sends == engine->judged_sends;
+    /* By the frame: a turn that comes late finds much, and is no less a part of the stream. */
+    bool small = engine->turn_received < engine->turn_frames * LAZY_FRAME_BYTES_MAX;
+    bool streams = engine->turn_frames && small && sends == engine->judged_sends;
     engine->streak = streams ? engine->streak + 1 : 0;
     engine->judged_sends = sends;
-    engine->turn_received = 0;
+    engine->turn_received = engine->turn_frames = 0;
 }
 
 /* One turn, under the step lock. */

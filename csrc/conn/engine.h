@@ -82,7 +82,7 @@ struct tumen_engine {
     uint32_t sockets_max;
     int wanted_backend;
     /* this turn, and how many in a row were a stream of small messages: see engine_judge */
-    uint64_t turn_received, turn_sends, judged_sends;
+    uint64_t turn_received, turn_frames, turn_sends, judged_sends;
     unsigned streak;
     uint64_t turns, takeovers, wakeups_in, wakeups_out, direct_sends; /* atomic */
 };

@@ -24,6 +24,7 @@ typedef struct world {
     uint64_t random;
     uint64_t lent, returned, writable;
     uint32_t numbers[64]; /* sent by each sender */
+    bool several_targets;
     uint32_t seen[64];
 } world;
 
@@ -119,6 +120,7 @@ static void world_node(world *w)
     node->limits[TUMEN_LIMIT_SENDQ_NODE_BYTES] = TM_SENDQ_NODE_BYTES_DEFAULT;
     tm_map_init(&node->peers, &w->engine.alloc, w->engine.seed);
     tm_list_init(&node->dirty);
+    node->entries.alloc = &w->engine.alloc;
     assert_int_equal(tm_inbox_init(&node->inbox, &w->engine.alloc, &w->engine.wakeups_out), 0);
     w->peer = tm_node_make_peer(node, TM_BYTES(PEER_NAME));
     assert_non_null(w->peer);
@@ -163,6 +165,7 @@ static void world_close(world *w)
     tm_map_remove(&w->node.peers, w->peer->name);
     tm_alloc_free(&w->engine.alloc, w->peer, sizeof *w->peer + w->peer->name.len);
     tm_map_fini(&w->node.peers);
+    tm_entry_pool_fini(&w->node.entries);
     tm_inbox_fini(&w->node.inbox);
     tm_buf_fini(&w->conn.out);
     tm_alloc_free(&w->engine.alloc, w->conn.atoms_out, sizeof *w->conn.atoms_out);
@@ -246,9 +249,13 @@ static void say_to(world *w, uint32_t sender, size_t size, const tm_target *to, 
     }
 }
 
+/* With several targets: which of them a message goes to, by its number. */
+static uint32_t target_serial(uint32_t number) { return number / 5 % 3; }
+
 static void say(world *w, uint32_t sender, size_t size)
 {
     tm_target to = {.kind = TM_TARGET_PID, .pid = far_pid()};
+    if (w->several_targets) to.pid.serial = target_serial(w->numbers[sender]);
     say_to(w, sender, size, &to, NULL);
 }
 
@@ -302,6 +309,7 @@ typedef struct reader {
     size_t at;              /* of the frame in the stream */
     size_t heard_at[64];    /* where the last word of each sender ended */
     size_t payload_largest; /* of a frame that is no fragment */
+    tm_small_pid from, to;  /* of the last control message */
 } reader;
 
 static void reader_heard(reader *r, uint32_t sender, uint32_t number)
@@ -344,6 +352,8 @@ static void reader_control(reader *r, tm_bytes terms, bool headed, tm_bytes *par
     assert_true(tm_bytes_equal(ours.node, TM_BYTES(OUR_NAME)));
     if (control->to.kind == TM_ITEM_PID)
         assert_true(tm_bytes_equal(control->to.pid.node, TM_BYTES(PEER_NAME)));
+    r->from = (tm_small_pid){ours.id, ours.serial, ours.creation};
+    r->to = (tm_small_pid){control->to.pid.id, control->to.pid.serial, control->to.pid.creation};
     if (control->op == TM_OP_SPAWN_REPLY) {
         reader_heard(r, control->result.pid.id, (uint32_t)control->flags);
     } else if (!part->len) {
@@ -392,6 +402,10 @@ static void reader_whole(reader *r, tm_bytes terms, bool headed)
     tm_bytes payload;
     reader_control(r, terms, headed, &payload);
     if (payload.len) reader_payload(r, payload);
+    if (payload.len && r->w->several_targets) {
+        assert_int_equal(r->from.id, tm_load_u32(payload.ptr + TAG_BYTES));
+        assert_int_equal(r->to.serial, target_serial(tm_load_u32(payload.ptr + TAG_BYTES + 4)));
+    }
     if (payload.len > r->payload_largest) r->payload_largest = payload.len;
 }
 
@@ -447,7 +461,7 @@ static const tm_mem_options KIND = {.seed = 1, .room_bytes = 1 << 20};
 
 static void tick(world *w)
 {
-    tm_entry *entry = tm_entry_create(&w->engine.alloc, 0, 0);
+    tm_entry *entry = tm_entry_create(&w->node.entries, 0, 0);
     assert_non_null(entry);
     entry->op = TM_ENTRY_TICK;
     tm_node_lock(&w->node);
@@ -647,6 +661,25 @@ static void many_small_messages_are_one_write(void **state)
     world_close(w);
 }
 
+static void each_message_names_its_own_sender_and_target(void **state)
+{
+    (void)state;
+    for (int cached = 0; cached < 2; cached++) {
+        uint64_t flags = cached ? ALL_FLAGS : ALL_FLAGS & ~TM_DFLAG(DIST_HDR_ATOM_CACHE);
+        world *w = world_open(flags, &KIND);
+        w->several_targets = true;
+        for (uint32_t i = 0; i < 2000; i++) {
+            say(w, 1 + dice(w, 3) / 2, 20 + dice(w, dice(w, 2) ? 100 : 9000));
+            if (!dice(w, 50)) world_write(w);
+        }
+        world_rest(w);
+        reader r;
+        reader_run(&r, w);
+        all_heard(w);
+        world_close(w);
+    }
+}
+
 /* OTP 28 reads past the end of a prioritised message from 64 KiB on. */
 static void a_large_message_loses_its_priority(void **state)
 {
@@ -654,7 +687,7 @@ static void a_large_message_loses_its_priority(void **state)
     world *w = world_open(ALL_FLAGS, &KIND);
     for (size_t size = 100; size <= 10u << 20; size *= 100) {
         uint8_t *bytes = binary(1, 0, size);
-        tm_entry *entry = tm_entry_create(&w->engine.alloc, 0, 1);
+        tm_entry *entry = tm_entry_create(&w->node.entries, 0, 1);
         assert_non_null(entry);
         entry->op = TM_OP_ALTACT_SIG_SEND;
         entry->number = TM_ALTACT_PRIO;
@@ -674,7 +707,7 @@ static void a_large_message_loses_its_priority(void **state)
         bool prio = out.ptr[12] & TM_ALTACT_PRIO;
         assert_int_equal(prio, size <= TM_PRIO_BYTES_MAX);
         tm_buf_fini(&out);
-        tm_entry_free(&w->engine.alloc, entry);
+        tm_entry_free(&w->node.entries, entry);
         free(bytes);
     }
     world_close(w);
@@ -720,7 +753,7 @@ static void a_connection_that_ends_loses_each_message_once(void **state)
             w->conn.writing = entry->next;
             for (size_t i = 0; i < entry->part_count; i++)
                 if (entry->parts[i].lent) w->returned++;
-            tm_entry_free(&w->engine.alloc, entry);
+            tm_entry_free(&w->node.entries, entry);
         }
         tm_node_unlock(&w->node);
         w->conn.down = true;
@@ -796,6 +829,7 @@ int main(void)
         cmocka_unit_test(no_more_sequences_are_open_than_the_limit_says),
         cmocka_unit_test(a_large_message_to_an_alias_of_an_old_beam_goes_whole),
         cmocka_unit_test(many_small_messages_are_one_write),
+        cmocka_unit_test(each_message_names_its_own_sender_and_target),
         cmocka_unit_test(a_large_message_loses_its_priority),
         cmocka_unit_test(what_the_peer_cannot_take_is_dropped_before_its_first_fragment),
         cmocka_unit_test(a_connection_that_ends_loses_each_message_once),

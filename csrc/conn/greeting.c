@@ -5,14 +5,30 @@
  *
  * Two nodes that dial each other at once need exactly one connection (protocol.md 2.2). An attempt of ours
  * counts from when its name is on the wire. A peer that comes later is told `nok` if our name is greater,
- * else `ok_simultaneous`, and then its handshake ends our attempt. A peer that came earlier was told `ok`: if
- * our name is greater it will give its own attempt up as soon as it has read our name, so its verified
- * handshake is put off until ours has gone one way or the other; accepted at once, it could be a socket
- * that the peer has just closed. */
+ * else `ok_simultaneous`, and then its handshake ends our attempt. A verified handshake may have to wait:
+ *
+ * - If our name is greater, a peer that came earlier was told `ok`, and gives its own attempt up as soon as
+ *   it has read our name: its handshake is put off until ours has gone one way or the other. Accepted at
+ *   once, it could be a socket that the peer has just closed.
+ * - If our name is less, until the peer has answered our name (`nok`, as a rule). A BEAM that reads a name
+ *   when the connection is up already, or has even ended again, takes it for a new connection: it tells
+ *   `nok` to the real next one, and when it finds the socket closed it throws away what its processes
+ *   have sent meanwhile. A peer that dials before it listens never answers: the wait is bounded. */
 #include <stdio.h>
 
 #include "../dist/handshake.h"
 #include "node.h"
+
+/* Part of the limit of a handshake for which a verified one waits for the peer's answer to our own name:
+ * a busy BEAM needs some milliseconds, a peer that answers one socket at a time never comes to it. */
+#define ANSWER_WAIT_DIVISOR 4
+
+/* What a verified handshake waits for. */
+enum greeting_hold {
+    HOLD_NONE,
+    HOLD_ANSWER, /* the peer's answer to the name that our attempt has said */
+    HOLD_END,    /* the end of our attempt */
+};
 
 typedef struct tm_greeting {
     tm_talk talk;
@@ -22,12 +38,15 @@ typedef struct tm_greeting {
     tm_io_address address;
     tm_handshake hs;
     bool alive;      /* the peer insisted on replacing its connection */
-    bool held;       /* verified, and put off for our own attempt */
+    uint8_t hold;    /* enum greeting_hold: verified, and put off for our own attempt */
+    bool waited;     /* long enough for the answer */
     tm_given *given; /* it asked for a name, and this is it */
     bool over;       /* given up: only the socket's end is awaited */
 } tm_greeting;
 
 static const tm_sock_ops GREETING_OPS;
+
+static void greeting_resume(tm_greeting *greeting);
 
 static void greeting_free(tm_greeting *greeting)
 {
@@ -37,6 +56,7 @@ static void greeting_free(tm_greeting *greeting)
         tm_list_remove(&greeting->link);
         node->greeting_count--;
     }
+    tm_node_challenge_forget(node, &greeting->hs);
     tm_handshake_fini(&greeting->hs);
     if (greeting->given) {
         tm_node_lock_engine(node);
@@ -53,6 +73,7 @@ static void greeting_end(tm_greeting *greeting)
 {
     if (greeting->over) return;
     greeting->over = true;
+    tm_node_challenge_forget(greeting->node, &greeting->hs);
     tm_list_remove(&greeting->link);
     greeting->node->greeting_count--;
     if (greeting->talk.sock.id)
@@ -97,31 +118,14 @@ void tm_greetings_drop_all(tumen_node *node)
         greeting_end(TM_CONTAINER(node->greetings.next, tm_greeting, link));
 }
 
-bool tm_node_challenge_known(tumen_node *node, const void *except, uint32_t challenge)
-{
-    TM_LIST_EACH (&node->greetings, link, following) {
-        const tm_greeting *greeting = TM_CONTAINER(link, tm_greeting, link);
-        if (greeting != except && tm_handshake_challenge(&greeting->hs) == challenge) return true;
-    }
-    bool known = false;
-    size_t position = 0;
-    tm_node_lock_engine(node);
-    for (tm_peer *peer; !known && (peer = tm_map_next(&node->peers, &position));) {
-        bool open = false;
-        if (!peer->attempt || (const void *)peer->attempt == except) continue;
-        uint32_t ours = tm_attempt_challenge(peer->attempt, &open);
-        known = open && ours == challenge;
-    }
-    tm_node_unlock(node);
-    return known;
-}
-
 static void greeting_timeout(tm_timer *timer, uint64_t now_ns)
 {
     (void)now_ns;
     tm_greeting *greeting = TM_CONTAINER(timer, tm_greeting, timer);
     if (greeting->over)
         tm_sock_close(&greeting->talk.sock, true);
+    else if (greeting->hold == HOLD_ANSWER)
+        greeting_resume(greeting);
     else
         greeting_fail(greeting, TM_ETIMEDOUT, "the handshake took too long");
 }
@@ -192,12 +196,28 @@ static int greeting_named(tm_greeting *greeting)
 /* What greeting_verified answers when the decision is put off. */
 #define GREETING_HELD 1
 
-/* Whether our own attempt has to be waited for: the peer's is given up as soon as it has read our name. */
-static bool greeting_must_wait(const tm_greeting *greeting, const struct tm_attempt *attempt)
+/* What of our own attempt has to be waited for. */
+static enum greeting_hold greeting_awaits(const tm_greeting *greeting,
+                                          const struct tm_attempt *attempt)
 {
+    if (!attempt || !tm_attempt_is_known(attempt)) return HOLD_NONE;
     tm_bytes name = tm_handshake_peer_name(&greeting->hs);
-    return attempt && tm_attempt_is_known(attempt) &&
-           tm_handshake_simultaneous(tm_node_name(greeting->node), name) == TM_HANDSHAKE_NOK;
+    if (tm_handshake_simultaneous(tm_node_name(greeting->node), name) == TM_HANDSHAKE_NOK)
+        return HOLD_END;
+    return tm_attempt_is_answered(attempt) || greeting->waited ? HOLD_NONE : HOLD_ANSWER;
+}
+
+/* Puts the decision off. */
+static void greeting_put_off(tm_greeting *greeting, enum greeting_hold hold)
+{
+    tumen_node *node = greeting->node;
+    greeting->hold = (uint8_t)hold;
+    if (hold != HOLD_ANSWER) return;
+    greeting->waited = true;
+    uint64_t wait = tm_node_limit(node, TUMEN_LIMIT_HANDSHAKE_MS) * TM_MS_NS / ANSWER_WAIT_DIVISOR;
+    uint64_t end = node->engine->now_ns + wait;
+    if (end < greeting->timer.deadline_ns)
+        tm_timer_arm(&node->engine->wheel, &greeting->timer, end);
 }
 
 /* The peer has the cookie: its earlier connection, or our own attempt, gives way. */
@@ -205,16 +225,16 @@ static int greeting_verified(tm_greeting *greeting, tm_bytes input)
 {
     tumen_node *node = greeting->node;
     tm_bytes name = tm_handshake_peer_name(&greeting->hs);
-    if (tm_node_challenge_known(node, greeting, tm_handshake_peer_challenge(&greeting->hs)))
-        return TM_EPEER_REFLECTED;
+    if (tm_node_challenge_known(node, &greeting->hs)) return TM_EPEER_REFLECTED;
     tm_node_lock_engine(node);
     tm_peer *peer = tm_node_find_peer(node, name);
     struct tm_connection *old = peer ? peer->conn : NULL;
     struct tm_attempt *attempt = peer ? peer->attempt : NULL;
     tm_node_unlock(node);
     if (old && !greeting->alive) return TM_ECLOSED;
-    if (greeting_must_wait(greeting, attempt)) {
-        greeting->held = true;
+    enum greeting_hold hold = greeting_awaits(greeting, attempt);
+    if (hold) {
+        greeting_put_off(greeting, hold);
         return input.len ? TM_EPEER_MALFORMED : GREETING_HELD; /* nothing may come before our ack */
     }
     if (old) tm_connection_close(old, TM_EPEER_CLOSED, "replaced by a new connection of the peer");
@@ -252,8 +272,8 @@ static void greeting_received(tm_sock *sock, tm_bytes input)
         int rc = event < 0 ? event : 0;
         if (event == TM_HANDSHAKE_NAMED) rc = greeting_named(greeting);
         if (event == TM_HANDSHAKE_VERIFIED) {
-            if (greeting->held && !input.len) return;
-            rc = greeting->held ? TM_EPEER_MALFORMED : greeting_verified(greeting, input);
+            if (greeting->hold && !input.len) return;
+            rc = greeting->hold ? TM_EPEER_MALFORMED : greeting_verified(greeting, input);
             if (rc == 0 || rc == GREETING_HELD) return; /* it is a connection now, or waits */
         }
         if (!rc && !greeting->over) rc = tm_talk_flush(&greeting->talk);
@@ -315,14 +335,20 @@ bool tm_greetings_expect(tumen_node *node, tm_bytes name)
     return false;
 }
 
+/* What was put off is decided. It is gone then, or over, or waits for something else. */
+static void greeting_resume(tm_greeting *greeting)
+{
+    greeting->hold = HOLD_NONE;
+    int rc = greeting_verified(greeting, (tm_bytes){0});
+    if (rc < 0) greeting_fail(greeting, rc, greeting_why(greeting, rc));
+}
+
 void tm_greetings_resume(tumen_node *node, tm_bytes name)
 {
     TM_LIST_EACH (&node->greetings, link, following) {
         tm_greeting *greeting = TM_CONTAINER(link, tm_greeting, link);
-        if (!greeting->held || !greeting_is_of(greeting, name)) continue;
-        greeting->held = false;
-        int rc = greeting_verified(greeting, (tm_bytes){0});
-        if (rc < 0) greeting_fail(greeting, rc, greeting_why(greeting, rc));
+        if (!greeting->hold || !greeting_is_of(greeting, name)) continue;
+        greeting_resume(greeting);
         return; /* one at most can be the connection; the list may have changed */
     }
 }
@@ -344,9 +370,10 @@ static int greeting_begin(tumen_node *node, tm_greeting *greeting)
         .name = tm_node_name(node),
         .creation = node->creation,
         .flags = node->flags,
-        .challenge = (uint32_t)tm_engine_random_u64(engine),
+        .challenge = tm_node_challenge_draw(node),
     };
     int rc = tm_handshake_init(&greeting->hs, TM_HANDSHAKE_ACCEPTOR, &config);
+    if (!rc) rc = tm_node_challenge_add(node, &greeting->hs);
     if (!rc) rc = engine->io->ops->read_start(engine->io, greeting->talk.sock.id);
     return rc;
 }

@@ -110,6 +110,13 @@ static void term_move(record *rec, const tm_inbox_term *term, bool stays, uint8_
         memcpy(at, bytes.ptr, bytes.len);
 }
 
+static block *block_create(const tm_alloc *alloc, size_t total)
+{
+    block *fresh = tm_alloc_get(alloc, total);
+    if (fresh) *fresh = (block){.size = total};
+    return fresh;
+}
+
 /* The tail block with room for size bytes; under the lock. */
 static block *inbox_block(tm_inbox *inbox, size_t size)
 {
@@ -119,17 +126,18 @@ static block *inbox_block(tm_inbox *inbox, size_t size)
     }
     size_t total = sizeof(block) + size;
     if (total < TM_INBOX_BLOCK_BYTES) total = TM_INBOX_BLOCK_BYTES;
-    block *fresh = tm_alloc_get(inbox->alloc, total);
-    if (!fresh) return NULL;
-    *fresh = (block){.size = total};
-    tm_list_push(&inbox->blocks, &fresh->link);
+    block *fresh = block_create(inbox->alloc, total);
+    if (fresh) tm_list_push(&inbox->blocks, &fresh->link);
     return fresh;
 }
 
-static void record_fill(record *rec, const tumen_event *event, const tm_inbox_term *term,
-                        bool stays)
+/* Puts a record of so many bytes into a block that has room for it. */
+static record *record_put(block *into, size_t size, const tumen_event *event,
+                          const tm_inbox_term *term, bool stays)
 {
-    rec->event = *event;
+    record *rec = (record *)(void *)(into->data + into->used);
+    into->used += size;
+    *rec = (record){.size = size, .event = *event};
     uint8_t *at = rec->bytes;
     at = span_move(&rec->event.from.node, at);
     at = span_move(&rec->event.ref.node, at);
@@ -138,6 +146,15 @@ static void record_fill(record *rec, const tumen_event *event, const tm_inbox_te
     at = span_move(&rec->event.text, at);
     /* Last: the other spans may lie where the term goes. */
     term_move(rec, term, stays, at);
+    return rec;
+}
+
+/* Whether putting it moves so many bytes that others must not wait for it at the lock: then it gets
+ * a block of its own, which is filled before. */
+static bool put_is_long(const tumen_event *event, const tm_inbox_term *term, bool stays)
+{
+    bool moves = !stays || (term->refs && term->refs->count);
+    return moves && event->term.len + term_growth(term) >= TM_INBOX_BLOCK_BYTES;
 }
 
 int tm_inbox_put_term(tm_inbox *inbox, const tumen_event *event, const tm_inbox_term *term,
@@ -145,16 +162,24 @@ int tm_inbox_put_term(tm_inbox *inbox, const tumen_event *event, const tm_inbox_
 {
     bool stays = term_stays(event, term);
     size_t size = record_size(event, stays ? 0 : event->term.len + term_growth(term));
+    block *into = NULL;
+    record *rec = NULL;
+    if (put_is_long(event, term, stays)) {
+        into = block_create(inbox->alloc, sizeof(block) + size);
+        if (!into) return TM_ENOMEM;
+        rec = record_put(into, size, event, term, stays);
+    }
     pthread_mutex_lock(&inbox->lock);
-    block *into = inbox_block(inbox, size);
+    if (into)
+        tm_list_push(&inbox->blocks, &into->link);
+    else
+        into = inbox_block(inbox, size);
     if (!into) {
         pthread_mutex_unlock(&inbox->lock);
         return TM_ENOMEM;
     }
-    record *rec = (record *)(void *)(into->data + into->used);
-    into->used += size;
-    *rec = (record){.size = size, .source = source};
-    record_fill(rec, event, term, stays);
+    if (!rec) rec = record_put(into, size, event, term, stays);
+    rec->source = source;
     size_t held = size + rec->memory.size;
     if (source) {
         __atomic_add_fetch(&source->refs, 1, __ATOMIC_RELAXED);
@@ -247,6 +272,36 @@ const tumen_event *tumen_batch_next(tumen_batch *batch)
         tm_alloc_free(batch->inbox->alloc, head, head->size);
     }
     return NULL;
+}
+
+tumen_batch *tumen_batch_keep(tumen_batch *batch)
+{
+    record *rec = batch->current;
+    TM_ASSERT(rec);
+    const tm_alloc *alloc = batch->inbox->alloc;
+    tumen_batch *kept = tm_alloc_zero(alloc, sizeof *kept);
+    if (!kept) return NULL;
+    block *into = TM_CONTAINER(batch->blocks.next, block, link);
+    if (into->size == sizeof *into + rec->size) {
+        /* Its block was made for it, as that of every large one that was copied. */
+        tm_list_remove(&into->link);
+        into->read = 0;
+    } else {
+        into = block_create(alloc, sizeof(block) + rec->size);
+        if (!into) {
+            tm_alloc_free(alloc, kept, sizeof *kept);
+            return NULL;
+        }
+        bool stays = rec->memory.ptr != NULL;
+        record *moved = record_put(into, rec->size, &rec->event,
+                                   &(tm_inbox_term){.memory = &rec->memory}, stays);
+        moved->source = rec->source;
+    }
+    kept->inbox = batch->inbox;
+    tm_list_init(&kept->blocks);
+    tm_list_push(&kept->blocks, &into->link);
+    batch->current = NULL;
+    return kept;
 }
 
 void tumen_batch_free(tumen_batch *batch)

@@ -167,6 +167,132 @@ static void without_memory_nothing_is_taken(void **state)
     scene_fini(&s); /* not read: the inbox frees it */
 }
 
+/* -- kept events ------------------------------------------------------------------------------- */
+
+static int put_small(scene *s, int64_t number)
+{
+    tumen_event event = {
+        .kind = TUMEN_EVENT_WRITABLE, .number = number, .node = {(const uint8_t *)"b@c", 3}};
+    return tm_inbox_put(&s->inbox, &event, s->source, 1);
+}
+
+static void check_small(const tumen_event *event, int64_t number)
+{
+    assert_non_null(event);
+    assert_int_equal(event->number, number);
+    assert_memory_equal(event->node.ptr, "b@c", 3);
+}
+
+/* Keeps each event of small, large, small, and reads them when their batch is gone. */
+static void kept_in_turn(bool in_place)
+{
+    scene s;
+    scene_init(&s);
+    assert_int_equal(put_small(&s, 1), 0);
+    assemble(&s, 1024, 100000, 0);
+    tm_inbox_term term = {
+        .atoms = atoms, .refs = &s.walked.refs, .memory = in_place ? &s.slab : NULL};
+    assert_int_equal(tm_inbox_put_term(&s.inbox, &s.event, &term, s.source, 1), 0);
+    assert_int_equal(!s.slab.ptr, in_place);
+    assert_int_equal(put_small(&s, 3), 0);
+    uint64_t waiting = tm_inbox_bytes(&s.inbox);
+    tumen_batch *kept[3];
+    tumen_batch *batch = tm_inbox_take(&s.inbox);
+    for (int i = 0; i < 3; i++) {
+        assert_non_null(tumen_batch_next(batch));
+        kept[i] = tumen_batch_keep(batch);
+        assert_non_null(kept[i]);
+    }
+    assert_null(tumen_batch_next(batch));
+    tumen_batch_free(batch);
+    assert_int_equal(tm_inbox_bytes(&s.inbox), waiting);
+    assert_int_equal(s.source->bytes, waiting);
+    check_small(tumen_batch_next(kept[0]), 1);
+    const tumen_event *event = tumen_batch_next(kept[1]);
+    assert_memory_equal(event->from.node.ptr, "a@b", 3);
+    assert_memory_equal(event->term.ptr, "h\3w\2ok", 6);
+    assert_int_equal(event->term.ptr[event->term.len - 1], (uint8_t)(99999 * 7));
+    check_small(tumen_batch_next(kept[2]), 3);
+    assert_null(tumen_batch_next(kept[2]));
+    tumen_batch_free(kept[1]);
+    assert_true(tm_inbox_bytes(&s.inbox) < waiting - 100000);
+    tumen_batch_free(kept[0]);
+    tumen_batch_free(kept[2]);
+    scene_fini(&s);
+}
+
+static void kept_events_outlive_their_batch_and_count_until_they_are_freed(void **state)
+{
+    (void)state;
+    kept_in_turn(true);
+    kept_in_turn(false);
+}
+
+static void event_that_cannot_be_kept_stays_where_it_is(void **state)
+{
+    (void)state;
+    scene s;
+    scene_init(&s);
+    assert_int_equal(put_small(&s, 1), 0);
+    assert_int_equal(put_small(&s, 2), 0);
+    tumen_batch *batch = tm_inbox_take(&s.inbox);
+    const tumen_event *event = tumen_batch_next(batch);
+    for (size_t i = 0; i < 2; i++) {
+        s.memory.fail_after = i;
+        assert_null(tumen_batch_keep(batch));
+        check_small(event, 1);
+    }
+    s.memory.fail_after = SIZE_MAX;
+    tumen_batch *kept = tumen_batch_keep(batch);
+    check_small(tumen_batch_next(batch), 2);
+    tumen_batch_free(batch);
+    assert_true(tm_inbox_bytes(&s.inbox) > 0);
+    tumen_batch_free(kept); /* not read */
+    scene_fini(&s);
+}
+
+/* -- the lock ---------------------------------------------------------------------------------- */
+
+typedef struct watched {
+    scene *scene;
+    size_t large; /* pieces of memory for a large term that were asked for */
+} watched;
+
+static void *watched_resize(void *ctx, void *ptr, size_t old_size, size_t new_size)
+{
+    watched *self = ctx;
+    if (new_size > TM_INBOX_BLOCK_BYTES) {
+        self->large++;
+        assert_int_equal(pthread_mutex_trylock(&self->scene->inbox.lock), 0);
+        pthread_mutex_unlock(&self->scene->inbox.lock);
+    }
+    const tm_alloc *alloc = &self->scene->memory.alloc;
+    return alloc->resize(alloc->ctx, ptr, old_size, new_size);
+}
+
+static void large_term_is_copied_while_the_inbox_is_not_locked(void **state)
+{
+    (void)state;
+    scene s;
+    scene_init(&s);
+    assemble(&s, 64, 200000, 0);
+    watched seen = {.scene = &s};
+    tm_alloc alloc = {watched_resize, &seen};
+    s.inbox.alloc = &alloc;
+    tm_inbox_term term = {.atoms = atoms, .refs = &s.walked.refs};
+    assert_int_equal(put_small(&s, 1), 0);
+    assert_int_equal(tm_inbox_put_term(&s.inbox, &s.event, &term, s.source, 1), 0);
+    assert_int_equal(put_small(&s, 3), 0);
+    assert_int_equal(seen.large, 1);
+    tumen_batch *batch = tm_inbox_take(&s.inbox);
+    check_small(tumen_batch_next(batch), 1);
+    assert_true(tumen_batch_next(batch)->term.len > 200000);
+    check_small(tumen_batch_next(batch), 3);
+    tumen_batch_free(batch);
+    s.inbox.alloc = &s.memory.alloc;
+    scene_fini(&s);
+}
+
 #define TEST(name) cmocka_unit_test(name)
 
 int main(void)
@@ -178,6 +304,9 @@ int main(void)
         TEST(small_term_and_wasteful_memory_are_not_kept),
         TEST(borrowed_term_is_copied_and_written_out),
         TEST(without_memory_nothing_is_taken),
+        TEST(kept_events_outlive_their_batch_and_count_until_they_are_freed),
+        TEST(event_that_cannot_be_kept_stays_where_it_is),
+        TEST(large_term_is_copied_while_the_inbox_is_not_locked),
     };
     return cmocka_run_group_tests_name("inbox", tests, NULL, NULL);
 }

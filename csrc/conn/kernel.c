@@ -170,11 +170,42 @@ static bool spawn_is_erpc(const tm_control *control)
            (tm_bytes_equal(control->function, TM_BYTES("execute_cast")) && control->arity == 3);
 }
 
-static bool spawn_served(tumen_node *node, const tm_control *control)
+/* Texts of atoms of a payload; in Latin-1 they are transcoded into scratch. */
+struct function {
+    tm_bytes module, function;
+    uint8_t scratch[2][TM_ATOM_BYTES_MAX];
+};
+
+/* What erlang:apply is asked to run: [fun M:F/A, Args], which is how spawn(Node, fun M:F/A) comes, or
+ * [M, F, Args]. False for another function, and for arguments that name none. */
+static bool spawn_applies(const tm_connection *conn, const tm_control *control, tm_bytes arguments,
+                          struct function *applied)
+{
+    if (!tm_bytes_equal(control->module, TM_BYTES("erlang")) ||
+        !tm_bytes_equal(control->function, TM_BYTES("apply")) ||
+        (control->arity != 2 && control->arity != 3))
+        return false;
+    tm_cursor c = tm_cursor_of(arguments);
+    const tm_atom_header *header = conn->incoming->header;
+    tm_walk_limits limits = {.cache_refs = header->count, .cache_atoms = header->atoms};
+    uint32_t count;
+    uint8_t tag = TM_EXPORT_EXT;
+    if (tm_etf_read_list(&c, &count) != 0 || count != control->arity) return false;
+    if (count == 2 && tm_cursor_u8(&c, &tag) != 0) return false;
+    return tag == TM_EXPORT_EXT &&
+           tm_etf_read_atom_utf8_in(&c, &limits, applied->scratch[0], &applied->module) == 0 &&
+           tm_etf_read_atom_utf8_in(&c, &limits, applied->scratch[1], &applied->function) == 0;
+}
+
+static bool spawn_served(const tm_connection *conn, const tm_control *control, tm_bytes arguments)
 {
     if (spawn_is_erpc(control)) return true;
+    struct function applied;
+    bool applies = spawn_applies(conn, control, arguments, &applied);
+    tumen_node *node = conn->node;
     tm_node_lock_engine(node);
-    bool exposed = tm_node_exposes(node, control->module, control->function);
+    bool exposed = tm_node_exposes(node, control->module, control->function) ||
+                   (applies && tm_node_exposes(node, applied.module, applied.function));
     tm_node_unlock(node);
     return exposed;
 }
@@ -187,9 +218,7 @@ static int spawn_accept(tm_connection *conn, const tm_control *control, unsigned
     int rc = tm_procs_on_spawn(procs, &control->from.pid, &control->ref, flags, key);
     if (rc) return rc;
     rc = tm_procs_set_leader(procs, *key, &control->group_leader);
-    /* A token that is none, or too long, is left behind. */
-    if (!rc && control->has_token && tm_procs_trace(procs, *key, control->token) == TM_ENOMEM)
-        rc = TM_ENOMEM;
+    if (!rc && control->has_token) rc = tm_procs_trace(procs, *key, control->token);
     tm_pid pid = tm_procs_pid(procs, *key);
     if (!rc) rc = spawn_answer(conn, control, flags, &pid, (tm_bytes){0});
     if (rc) tm_procs_exit(procs, *key, TM_BYTES("w\014system_limit"));
@@ -208,7 +237,7 @@ int tm_kernel_spawn_request(tm_connection *conn, const tm_control *control, tm_b
             "node");
         return TM_EPEER_MALFORMED;
     }
-    if (!spawn_served(node, control))
+    if (!spawn_served(conn, control, arguments))
         return tm_kernel_spawn_refuse(conn, control, TM_BYTES("notsup"));
     if (!spawn_options(control->options, alloc, &flags))
         return tm_kernel_spawn_refuse(conn, control, TM_BYTES("badopt"));

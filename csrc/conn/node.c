@@ -428,7 +428,9 @@ static int node_init(tumen_node *node, const tumen_node_options *options)
     tm_map_init(&node->peers, &engine->alloc, engine->seed);
     tm_map_init(&node->cookies, &engine->alloc, engine->seed);
     tm_map_init(&node->exposed, &engine->alloc, engine->seed);
+    tm_map_init(&node->challenges, &engine->alloc, engine->seed);
     tm_list_init(&node->dirty);
+    node->entries.alloc = &node->engine->alloc;
     tm_list_init(&node->greetings);
     tm_list_init(&node->connections);
     tm_node_admission_init(node);
@@ -460,17 +462,19 @@ static void node_free(tumen_node *node)
     for (tm_exposed *exposed; (exposed = tm_map_next(&node->exposed, &position));)
         exposed_free(node, exposed);
     tm_map_fini(&node->exposed);
+    tm_map_fini(&node->challenges);
     default_cookie_free(node);
     position = 0;
     for (tm_peer *peer; (peer = tm_map_next(&node->peers, &position));) {
         if (peer->host) tm_alloc_free(alloc, peer->host, strlen(peer->host) + 1);
         for (tm_entry *entry; (entry = tm_sendq_pop_any(&peer->queue));) {
             tm_sendq_settle(&peer->queue, entry);
-            tm_entry_free(alloc, entry);
+            tm_entry_free(&node->entries, entry);
         }
         tm_alloc_free(alloc, peer, sizeof *peer + peer->name.len);
     }
     tm_map_fini(&node->peers);
+    tm_entry_pool_fini(&node->entries);
     if (node->procs) tm_procs_destroy(node->procs);
     tm_node_admission_fini(node);
     tm_inbox_fini(&node->inbox);

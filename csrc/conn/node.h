@@ -14,6 +14,7 @@
 struct tm_connection;
 struct tm_attempt;
 struct tm_greeting;
+struct tm_handshake;
 struct tm_registrar;
 
 enum tm_peer_state { TM_PEER_DOWN, TM_PEER_PENDING, TM_PEER_UP };
@@ -73,6 +74,7 @@ struct tumen_node {
     tm_list given;      /* names that were given to peers which have gone, oldest first */
     size_t given_count;
     tm_list dirty; /* peers with something queued since the last flush */
+    tm_entry_pool entries;
     bool
         in_engine; /* the holder of the lock is the engine: events are signalled at the turn's end */
     uint64_t sendq_bytes, mail_bytes;
@@ -88,6 +90,7 @@ struct tumen_node {
     uint16_t port;
     tm_list greetings;
     size_t greeting_count;
+    tm_map challenges; /* ours, of handshakes under way -> tm_handshake */
     uint64_t
         forgiven_bytes;  /* waiting, for which a connection was closed already: at most so many */
     tm_list connections; /* up or closing */
@@ -160,7 +163,8 @@ void tm_node_admission_fini(tumen_node *node);
 void tm_node_on_signal(void *ctx, const tm_proc_signal *signal);
 void tm_node_on_event(void *ctx, const tm_proc_event *event);
 
-/* Entries for messages and spawn replies. from may be {0}. */
+/* Entries for messages and spawn replies. from may be {0}. That of a message with more than
+ * TM_ENTRY_SMALL_BYTES of copied parts and without a token may be made without the lock. */
 tm_entry *tm_entry_message(tumen_node *node, const tm_pid *from, const tm_target *to,
                            const tumen_part *parts, size_t count, tm_bytes token);
 tm_entry *tm_entry_spawn_reply(tumen_node *node, const tm_ref *request, const tm_pid *to,
@@ -225,6 +229,8 @@ void tm_attempt_start(tm_peer *peer);
 void tm_attempt_cancel(struct tm_attempt *attempt);
 /* Whether the peer may have heard of it: its name is on the wire. */
 bool tm_attempt_is_known(const struct tm_attempt *attempt);
+/* Whether the peer has answered that name: nothing of it is left for later. Known ones only. */
+bool tm_attempt_is_answered(const struct tm_attempt *attempt);
 void tm_node_resolved(tumen_engine *engine);
 /* Nobody will connect to the peer: what is queued is lost, monitors fire. */
 void tm_peer_failed(tm_peer *peer, int code, const char *text);
@@ -237,13 +243,19 @@ void tm_greeting_drop(struct tm_greeting *greeting);
 void tm_greetings_drop_all(tumen_node *node);
 /* Whether a peer is under way to us under that name. */
 bool tm_greetings_expect(tumen_node *node, tm_bytes name);
-/* Our own attempt to that peer is over: what was put off for it goes on. */
+/* Our own attempt to that peer is over, or answered: what was put off for it goes on, and may cancel the
+ * attempt. */
 void tm_greetings_resume(tumen_node *node, tm_bytes name);
 /* Our own attempt to that peer has become the connection: the peer's are over. */
 void tm_greetings_yield(tumen_node *node, tm_bytes name);
-/* Whether a challenge is one of ours that is still open on this node: a reflection. */
-bool tm_node_challenge_known(tumen_node *node, const void *except, uint32_t challenge);
-uint32_t tm_attempt_challenge(const struct tm_attempt *attempt, bool *open);
+/* A challenge that no other handshake under way on this node has. */
+uint32_t tm_node_challenge_draw(const tumen_node *node);
+/* From here on it is known as that of hs, until it is forgotten. */
+TM_MUST_CHECK int tm_node_challenge_add(tumen_node *node, struct tm_handshake *hs);
+/* The handshake is over. Idempotent. */
+void tm_node_challenge_forget(tumen_node *node, const struct tm_handshake *hs);
+/* Whether a challenge that the peer of hs has sent is one of ours from elsewhere: a reflection. */
+bool tm_node_challenge_known(const tumen_node *node, const struct tm_handshake *hs);
 
 /* registrar.c */
 int tm_registrar_start(tumen_node *node);

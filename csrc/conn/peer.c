@@ -132,7 +132,7 @@ void tm_peer_settle(tm_peer *peer, tm_entry *entry)
                           &(tumen_event){.kind = TUMEN_EVENT_RETURNED,
                                          .number = (int64_t)entry->parts[i].lent},
                           NULL);
-    tm_entry_free(&node->engine->alloc, entry);
+    tm_entry_free(&node->entries, entry);
     tm_peer_relieve(peer);
 }
 

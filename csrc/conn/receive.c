@@ -198,8 +198,7 @@ static int receive_message(tm_connection *conn, const tm_control *control, tm_pr
                          .term = tm_public(payload)};
     if (control->from.kind == TM_ITEM_PID) event.from = tm_public_pid(&control->from.pid);
     if (control->to.kind == TM_ITEM_REF) event.ref = tm_public_ref(&control->to.ref);
-    if (control->has_token && control->token.len <= TM_TRACE_TOKEN_BYTES_MAX)
-        event.text = tm_public(control->token);
+    if (control->has_token) event.text = tm_public(control->token);
     tm_inbox_term term = tm_receive_term(conn, &walked);
     return tm_node_deliver(node, key, &event, &term, conn->source);
 }
@@ -369,8 +368,22 @@ static int receive_counted(tm_connection *conn)
     return 0;
 }
 
+/* A signal goes on without a trace token that no process could keep, and that is told. */
+static void receive_token(tm_connection *conn, tm_control *control)
+{
+    if (!control->has_token) return;
+    int rc = tm_procs_token_check(conn->node->procs, control->token);
+    if (rc == 0) return;
+    const char *text = rc == TM_EUSE_LIMIT ? "trace token left out of a message: too large"
+                                           : "trace token left out of a message: it is none";
+    receive_refused(conn, 0, rc, text, control->token.len);
+    control->has_token = false;
+    control->token = (tm_bytes){0};
+}
+
 static int receive_control(tm_connection *conn, tm_control *control, tm_bytes payload)
 {
+    receive_token(conn, control);
     switch (control->op) {
     case TM_OP_SEND:
     case TM_OP_REG_SEND:
@@ -476,7 +489,13 @@ static int receive_fragment_next(tm_connection *conn, const tm_frame_terms *term
     return rc;
 }
 
-/* Closes the connection whose cache of atoms is largest, of any node: the pool is the engine's. */
+/* What it holds of the pool of atoms, bytes: in its cache, and for messages that are not whole. */
+static uint64_t connection_atom_bytes(const tm_connection *conn)
+{
+    return conn->atoms.bytes + conn->fragments.atom_bytes;
+}
+
+/* Closes the connection that holds most atoms, of any node: the pool is the engine's. */
 static void receive_relieve_atoms(tm_connection *last)
 {
     tumen_engine *engine = last->node->engine;
@@ -485,7 +504,8 @@ static void receive_relieve_atoms(tm_connection *last)
         tumen_node *node = TM_CONTAINER(node_link, tumen_node, link);
         TM_LIST_EACH (&node->connections, link, following) {
             tm_connection *conn = TM_CONTAINER(link, tm_connection, link);
-            if (!conn->down && conn->atoms.bytes > worst->atoms.bytes) worst = conn;
+            if (!conn->down && connection_atom_bytes(conn) > connection_atom_bytes(worst))
+                worst = conn;
         }
     }
     tm_connection_close(worst, TM_EPEER_LIMIT, "atom_cache_full");
@@ -520,6 +540,7 @@ static int receive_frame(tm_connection *conn, const tm_frame *frame)
         return 0;
     }
     TM_ATOMIC_ADD(&conn->frames_in, 1);
+    conn->node->engine->turn_frames++;
     tm_fault fault = {0};
     tm_frame_terms terms;
     int rc = tm_frame_open(conn->flags, frame->body, &terms, &fault);

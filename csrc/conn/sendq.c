@@ -60,19 +60,46 @@ void tm_sendq_settle(tm_sendq *queue, tm_entry *entry)
     if (entry->flow) tm_flow_end(queue, entry);
 }
 
-tm_entry *tm_entry_create(const tm_alloc *alloc, size_t extra, size_t parts)
+static tm_entry *spare_take(tm_entry_pool *pool)
 {
-    size_t size = sizeof(tm_entry) + parts * sizeof(tumen_part) + extra;
-    tm_entry *entry = tm_alloc_get(alloc, size);
-    if (!entry) return NULL;
-    *entry = (tm_entry){
-        .size = size, .weight = size, .part_count = parts, .parts = (tumen_part *)(entry + 1)};
+    tm_entry *entry = pool->spare;
+    if (!entry) return tm_alloc_get(pool->alloc, TM_ENTRY_SMALL_BYTES);
+    pool->spare = entry->next;
+    pool->spare_count--;
     return entry;
 }
 
-void tm_entry_free(const tm_alloc *alloc, tm_entry *entry)
+tm_entry *tm_entry_create(tm_entry_pool *pool, size_t extra, size_t parts)
 {
-    if (entry) tm_alloc_free(alloc, entry, entry->size);
+    size_t weight = sizeof(tm_entry) + parts * sizeof(tumen_part) + extra;
+    bool small = weight <= TM_ENTRY_SMALL_BYTES;
+    size_t size = small ? TM_ENTRY_SMALL_BYTES : weight;
+    tm_entry *entry = small ? spare_take(pool) : tm_alloc_get(pool->alloc, size);
+    if (!entry) return NULL;
+    *entry = (tm_entry){
+        .size = size, .weight = weight, .part_count = parts, .parts = (tumen_part *)(entry + 1)};
+    return entry;
+}
+
+void tm_entry_free(tm_entry_pool *pool, tm_entry *entry)
+{
+    if (entry->size == TM_ENTRY_SMALL_BYTES && pool->spare_count < TM_ENTRY_SPARE_COUNT_MAX) {
+        entry->next = pool->spare;
+        pool->spare = entry;
+        pool->spare_count++;
+    } else {
+        tm_alloc_free(pool->alloc, entry, entry->size);
+    }
+}
+
+void tm_entry_pool_fini(tm_entry_pool *pool)
+{
+    while (pool->spare) {
+        tm_entry *entry = pool->spare;
+        pool->spare = entry->next;
+        tm_alloc_free(pool->alloc, entry, entry->size);
+    }
+    pool->spare_count = 0;
 }
 
 uint8_t *tm_entry_space(tm_entry *entry) { return (uint8_t *)(entry->parts + entry->part_count); }

@@ -116,9 +116,19 @@ static inline uint64_t tm_sendq_ahead(const tm_sendq *queue, bool large)
     return large ? queue->bytes : queue->bytes - queue->large_bytes;
 }
 
-/* An entry with room for spans of the given total size, zeroed but for them. */
-tm_entry *tm_entry_create(const tm_alloc *alloc, size_t extra, size_t parts);
-void tm_entry_free(const tm_alloc *alloc, tm_entry *entry);
+/* Where entries come from and go to: memory that one thread takes and another gives back, so small
+ * ones are kept. Its user sees to it that one thread at a time is here. */
+typedef struct tm_entry_pool {
+    const tm_alloc *alloc;
+    tm_entry *spare; /* all of TM_ENTRY_SMALL_BYTES */
+    size_t spare_count;
+} tm_entry_pool;
+
+void tm_entry_pool_fini(tm_entry_pool *pool);
+/* An entry with room for spans of the given total size, zeroed but for them. With more than
+ * TM_ENTRY_SMALL_BYTES of spans it touches nothing of the pool. */
+tm_entry *tm_entry_create(tm_entry_pool *pool, size_t extra, size_t parts);
+void tm_entry_free(tm_entry_pool *pool, tm_entry *entry);
 /* Copies bytes into the entry at *at, moves *at on, and returns the span. */
 tm_bytes tm_entry_keep(uint8_t **at, tm_bytes bytes);
 /* Where the spans of an entry start. */

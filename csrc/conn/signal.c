@@ -76,7 +76,7 @@ tm_entry *tm_entry_message(tumen_node *node, const tm_pid *from, const tm_target
     for (size_t i = 0; i < count; i++)
         if (!parts[i].lent) copied += parts[i].bytes.len;
     size_t extra = copied + (to->kind == TM_TARGET_NAME ? to->name.len : 0);
-    tm_entry *entry = tm_entry_create(&node->engine->alloc, extra, count);
+    tm_entry *entry = tm_entry_create(&node->entries, extra, count);
     if (!entry) return NULL;
     static const uint8_t OPS[] = {[TM_TARGET_PID] = TM_OP_SEND,
                                   [TM_TARGET_NAME] = TM_OP_REG_SEND,
@@ -103,7 +103,7 @@ tm_entry *tm_entry_spawn_reply(tumen_node *node, const tm_ref *request, const tm
 {
     tm_entry_rare rare = {.token = token};
     size_t extra = token.len ? tm_entry_rare_size(&rare) : 0;
-    tm_entry *entry = tm_entry_create(&node->engine->alloc, error.len + extra, 0);
+    tm_entry *entry = tm_entry_create(&node->entries, error.len + extra, 0);
     if (!entry) return NULL;
     uint8_t *at = tm_entry_space(entry);
     if (token.len) tm_entry_keep_rare(entry, &at, &rare);
@@ -123,7 +123,7 @@ tm_entry *tm_entry_spawn_request(tumen_node *node, const tm_pid *from, const tm_
 {
     size_t extra =
         tm_entry_rare_size(rare) + spec->module.len + spec->function.len + spec->args.len;
-    tm_entry *entry = tm_entry_create(&node->engine->alloc, extra, 1);
+    tm_entry *entry = tm_entry_create(&node->entries, extra, 1);
     if (!entry) return NULL;
     uint8_t *at = tm_entry_space(entry);
     tm_entry_keep_rare(entry, &at, rare);
@@ -172,7 +172,7 @@ static tm_entry *signal_entry(tumen_node *node, const tm_proc_signal *signal)
     /* exit/2 to an alias has an operation of its own, with the reason as payload. */
     bool to_alias = signal->to.kind == TM_TARGET_REF;
     size_t extra = name.len + signal->reason.len + (is_rare ? tm_entry_rare_size(&rare) : 0);
-    tm_entry *entry = tm_entry_create(&node->engine->alloc, extra, to_alias);
+    tm_entry *entry = tm_entry_create(&node->entries, extra, to_alias);
     if (!entry) return NULL;
     uint8_t *at = tm_entry_space(entry);
     if (is_rare) tm_entry_keep_rare(entry, &at, &rare);

@@ -163,6 +163,10 @@ struct build {
     tm_connection *conn;
     const tm_peer *peer;
     size_t start;
+    /* A message whose head the next one to the same process repeats, and where that head lies in
+     * conn->out, without the length before it. */
+    const tm_entry *model;
+    size_t head, head_len;
     uint8_t is_out[TM_SEND_BATCH_SEGMENTS];
 };
 
@@ -193,6 +197,46 @@ static int build_span(struct build *build, tm_bytes span, bool segment)
     return 0;
 }
 
+static bool same_pid(tm_small_pid a, tm_small_pid b)
+{
+    return a.id == b.id && a.serial == b.serial && a.creation == b.creation;
+}
+
+/* Whether everything before the payload of an entry depends on its sender and its target alone: a
+ * message to a pid, small enough to be copied. */
+static bool entry_repeats(const tm_entry *entry)
+{
+    return entry->op == TM_OP_SEND && !entry->rare && entry->part_count == 1 &&
+           !part_is_segment(&entry->parts[0]);
+}
+
+/* The frame of this entry is at the end of conn->out, from start on. */
+static void model_set(struct build *build, const tm_entry *entry, size_t start)
+{
+    build->model = entry;
+    build->head = start + sizeof(uint32_t);
+    build->head_len = build->conn->out.len - build->head - entry->payload_len;
+}
+
+/* Appends an entry with the head of the model. 0, TM_ENOMEM, or 1: it needs one of its own. */
+static int build_repeated(struct build *build, const tm_entry *entry)
+{
+    const tm_entry *model = build->model;
+    if (!model || !entry_repeats(entry) || !same_pid(entry->to, model->to) ||
+        !same_pid(entry->from, model->from))
+        return 1;
+    tm_buf *out = &build->conn->out;
+    size_t len = build->head_len + entry->payload_len;
+    int rc = tm_buf_reserve(out, sizeof(uint32_t) + len);
+    if (rc) return rc;
+    uint8_t *at = out->ptr + out->len;
+    tm_store_u32(at, (uint32_t)len);
+    at = tm_store_bytes(at + sizeof(uint32_t), out->ptr + build->head, build->head_len);
+    memcpy(at, entry->parts[0].bytes.ptr, entry->payload_len);
+    out->len += sizeof(uint32_t) + len;
+    return 0;
+}
+
 /* An entry that goes out whole. One that this connection cannot carry (an operation that the peer never
  * announced) is dropped and counted. */
 static int build_entry(struct build *build, const tm_entry *entry)
@@ -202,14 +246,20 @@ static int build_entry(struct build *build, const tm_entry *entry)
     bool segments;
     size_t start = conn->out.len;
     if (entry_is_stale(conn, entry)) return 0;
-    int rc = tm_entry_write(entry, tm_node_name(node), node->creation, build->peer->name,
-                            conn->flags, &conn->out, &segments);
+    int rc = build_repeated(build, entry);
+    if (rc <= 0) return rc;
+    rc = tm_entry_write(entry, tm_node_name(node), node->creation, build->peer->name, conn->flags,
+                        &conn->out, &segments);
     if (rc == TM_ENOTSUP) {
         TM_ATOMIC_ADD(&node->operations_refused, 1);
         return 0;
     }
+    uint32_t known = conn->atoms_out ? conn->atoms_out->count : 0;
     if (!rc && conn->atoms_out && entry->op != TM_ENTRY_TICK)
         rc = tm_atom_sender_shorten(conn->atoms_out, &conn->out, start);
+    /* A head that brings new atoms brings them once. */
+    bool plain = !conn->atoms_out || conn->atoms_out->count == known;
+    if (!rc && plain && entry_repeats(entry)) model_set(build, entry, start);
     for (size_t i = 0; !rc && segments && i < entry->part_count; i++)
         rc =
             build_span(build, tm_private(entry->parts[i].bytes), part_is_segment(&entry->parts[i]));

@@ -7,16 +7,12 @@
 #include <cmocka.h>
 
 #include "atom_cache.h"
-#include "dist_test.h"
-
-static const uint64_t seed[2] = {1, 2};
+#include "cache_test.h"
 
 /* -- scaffolding ------------------------------------------------------------------------------- */
 
 typedef struct scene {
-    test_alloc memory;
-    tm_atom_pool pool;
-    tm_atom_cache cache;
+    test_cache own;
     tm_atom_header header;
     const char *what;
 } scene;
@@ -24,19 +20,10 @@ typedef struct scene {
 static void scene_init(scene *s)
 {
     memset(s, 0, sizeof *s);
-    test_alloc_init(&s->memory, SIZE_MAX);
-    tm_atom_pool_init(&s->pool, &s->memory.alloc, seed);
-    tm_atom_cache_init(&s->cache, &s->pool);
+    test_cache_init(&s->own);
 }
 
-static void scene_fini(scene *s)
-{
-    tm_atom_cache_fini(&s->cache);
-    tm_atom_cache_fini(&s->cache); /* harmless twice */
-    assert_int_equal(s->pool.bytes, 0);
-    assert_int_equal(s->memory.stats.bytes, 0); /* nothing is left before the pool ends, too */
-    tm_atom_pool_fini(&s->pool);
-}
+static void scene_fini(scene *s) { test_cache_fini(&s->own); }
 
 /* One entry of a header to be written. */
 typedef struct entry {
@@ -72,7 +59,7 @@ static int read_bytes(scene *s, const uint8_t *bytes, size_t len, size_t rest)
     uint8_t *copy = malloc(len + rest + !len);
     memcpy(copy, bytes, len);
     tm_cursor c = tm_cursor_of(tm_bytes_of(copy, len + rest));
-    int rc = tm_atom_cache_read(&s->cache, &c, &s->header, &s->what);
+    int rc = tm_atom_cache_read(&s->own.cache, &c, &s->header, &s->what);
     if (!rc) assert_int_equal(tm_cursor_left(&c), rest);
     free(copy);
     return rc;
@@ -93,7 +80,7 @@ static void atom_is(const scene *s, size_t i, const char *text)
     assert_true(tm_bytes_equal(s->header.atoms[i], tm_bytes_of(text, strlen(text))));
 }
 
-static void done(scene *s) { tm_atom_header_done(&s->cache, &s->header); }
+static void done(scene *s) { tm_atom_header_done(&s->own.cache, &s->header); }
 
 /* -- entries ----------------------------------------------------------------------------------- */
 
@@ -124,8 +111,8 @@ static void entries_stay_until_their_slot_is_set_again(void **state)
     assert_int_equal(read_header(&s, NULL, 0, false), 0);
     assert_int_equal(s.header.count, 0);
     done(&s);
-    assert_int_equal(s.cache.count, 3);
-    assert_int_equal(s.cache.bytes, 3 + 4 + 4);
+    assert_int_equal(s.own.cache.count, 3);
+    assert_int_equal(s.own.cache.bytes, 3 + 4 + 4);
     scene_fini(&s);
 }
 
@@ -143,7 +130,7 @@ static void slot_that_is_set_three_times_in_one_header_leaves_earlier_atoms_alon
         atom_is(&s, 3, "three");
         atom_is(&s, 4, "one");
         done(&s);
-        assert_int_equal(s.pool.atoms.count, 1); /* the others are named by nobody now */
+        assert_int_equal(s.own.pool.atoms.count, 1); /* the others are named by nobody now */
     }
     scene_fini(&s);
 }
@@ -216,7 +203,7 @@ static void random_headers_agree_with_a_plain_table(void **state)
             for (size_t i = 0; i < count; i++) atom_is(&s, i, expected[i]);
             done(&s);
         }
-        assert_true(s.pool.atoms.count <= 50);
+        assert_true(s.own.pool.atoms.count <= 50);
         scene_fini(&s);
     }
 }
@@ -294,18 +281,18 @@ static void connections_share_the_texts_and_pay_for_slots_only(void **state)
     tm_atom_cache *caches = calloc(CACHES, sizeof *caches);
     size_t texts = 0;
     for (size_t i = 0; i < CACHES; i++) {
-        tm_atom_cache_init(&caches[i], &s.pool);
+        tm_atom_cache_init(&caches[i], &s.own.pool);
         for (unsigned n = 0; n < ATOMS; n++) {
             char text[200];
             memset(text, 'a' + (int)n, sizeof text - 1);
             text[sizeof text - 1] = 0;
             fill(&caches[i], n * 200, text);
         }
-        if (i == 0) texts = s.pool.bytes;
-        assert_int_equal(s.pool.bytes, texts);
+        if (i == 0) texts = s.own.pool.bytes;
+        assert_int_equal(s.own.pool.bytes, texts);
     }
     /* Ten slots all over the table, as a BEAM spreads them: below 3 KiB. */
-    assert_true((s.memory.stats.bytes - texts) / CACHES < 3 * TM_KIB);
+    assert_true((s.own.memory.stats.bytes - texts) / CACHES < 3 * TM_KIB);
     for (size_t i = 0; i < CACHES; i++) tm_atom_cache_fini(&caches[i]);
     free(caches);
     scene_fini(&s);
@@ -317,7 +304,7 @@ static void unused_cache_holds_nothing(void **state)
     scene s;
     scene_init(&s);
     for (int i = 0; i < 100; i++) assert_int_equal(read_header(&s, NULL, 0, false), 0);
-    assert_int_equal(s.memory.bytes_peak, 0);
+    assert_int_equal(s.own.memory.bytes_peak, 0);
     scene_fini(&s);
 }
 
@@ -339,10 +326,10 @@ static void cache_over_its_limit_ends_the_connection(void **state)
     assert_non_null(strstr(s.what, "limit"));
     assert_int_equal(slot, TM_ATOM_CACHE_BYTES_MAX / TM_ATOM_BYTES_MAX + 1);
     /* The longest names of plain letters fit all. */
-    tm_atom_cache_fini(&s.cache);
+    tm_atom_cache_fini(&s.own.cache);
     memset(text, 0, sizeof text);
     memset(text, 'n', 255);
-    for (slot = 0; slot < TM_ATOM_CACHE_SLOTS; slot++) fill(&s.cache, slot, text);
+    for (slot = 0; slot < TM_ATOM_CACHE_SLOTS; slot++) fill(&s.own.cache, slot, text);
     scene_fini(&s);
 }
 
@@ -354,7 +341,7 @@ static void failing_allocation_leaks_nothing(void **state)
     for (bool passed = false; !passed; n++) {
         scene s;
         scene_init(&s);
-        s.memory.fail_after = n;
+        s.own.memory.fail_after = n;
         int rc = read_header(&s, entries, 5, false);
         passed = !rc;
         if (rc) assert_int_equal(rc, TM_ENOMEM);
@@ -377,12 +364,12 @@ static void atoms_that_are_kept_outlive_their_slots(void **state)
     done(&s);
     assert_int_equal(read_header(&s, others, 2, false), 0);
     done(&s);
-    tm_atom_cache_fini(&s.cache);
+    tm_atom_cache_fini(&s.own.cache);
     tm_atom_header_of(&s.header, kept, 3);
     atom_is(&s, 0, "one");
     atom_is(&s, 1, "two");
     atom_is(&s, 2, "one");
-    for (size_t i = 0; i < 3; i++) tm_atom_unref(&s.pool, kept[i]);
+    for (size_t i = 0; i < 3; i++) tm_atom_unref(&s.own.pool, kept[i]);
     scene_fini(&s);
 }
 

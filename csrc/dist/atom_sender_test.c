@@ -8,7 +8,7 @@
 
 #include "atom_cache.h"
 #include "atom_sender.h"
-#include "dist_test.h"
+#include "cache_test.h"
 #include "frame.h"
 #include "sequence.h"
 
@@ -86,13 +86,8 @@ static void what_does_not_fit_is_written_out(void **state)
 static void the_peer_reads_what_was_meant(void **state)
 {
     (void)state;
-    test_alloc heap;
-    test_alloc_init(&heap, SIZE_MAX);
-    uint64_t seed[2] = {1, 2};
-    tm_atom_pool pool;
-    tm_atom_cache cache;
-    tm_atom_pool_init(&pool, &heap.alloc, seed);
-    tm_atom_cache_init(&cache, &pool);
+    test_cache own;
+    test_cache_init(&own);
     tm_atom_sender sender = {0};
     static const uint8_t MONITOR[] = {108, 0,   0,   0,   1,   119, 7,  'm',
                                       'o', 'n', 'i', 't', 'o', 'r', 106};
@@ -121,8 +116,8 @@ static void the_peer_reads_what_was_meant(void **state)
         bool reason = control.op == TM_OP_EXIT || control.op == TM_OP_EXIT2 ||
                       control.op == TM_OP_MONITOR_P_EXIT;
         tm_buf out, tuple;
-        tm_buf_init(&out, &heap.alloc, 0);
-        tm_buf_init(&tuple, &heap.alloc, 0);
+        tm_buf_init(&out, &own.memory.alloc, 0);
+        tm_buf_init(&tuple, &own.memory.alloc, 0);
         assert_int_equal(tm_control_write(&tuple, FLAGS, &control), 0);
         assert_int_equal(
             tm_frame_write(&out, FLAGS, &control, takes && !reason ? PAYLOAD : (tm_bytes){0}), 0);
@@ -134,22 +129,20 @@ static void the_peer_reads_what_was_meant(void **state)
         tm_atom_header_init(&header);
         tm_cursor c = tm_cursor_of(tm_bytes_of(out.ptr + 6, out.len - 6));
         const char *what;
-        assert_int_equal(tm_atom_cache_read(&cache, &c, &header, &what), 0);
+        assert_int_equal(tm_atom_cache_read(&own.cache, &c, &header, &what), 0);
         tm_buf again;
-        tm_buf_init(&again, &heap.alloc, 0);
+        tm_buf_init(&again, &own.memory.alloc, 0);
         size_t rest = takes ? (reason ? 6 : 2) : 0;
         tm_bytes term = {c.ptr, tm_cursor_left(&c) - rest};
         assert_int_equal(tm_etf_expand(term, header.atoms, &again), 0);
         assert_int_equal(again.len, tuple.len);
         assert_memory_equal(again.ptr, tuple.ptr, tuple.len);
-        tm_atom_header_done(&cache, &header);
+        tm_atom_header_done(&own.cache, &header);
         tm_buf_fini(&again);
         tm_buf_fini(&out);
         tm_buf_fini(&tuple);
     }
-    tm_atom_cache_fini(&cache);
-    tm_atom_pool_fini(&pool);
-    assert_int_equal(heap.stats.bytes, 0);
+    test_cache_fini(&own);
 }
 
 static void a_message_of_other_terms_is_left_alone(void **state)

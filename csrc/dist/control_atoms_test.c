@@ -7,11 +7,9 @@
 
 #include <cmocka.h>
 
+#include "cache_test.h"
 #include "control_test.h"
-#include "dist_test.h"
 #include "frame.h"
-
-static const uint64_t seed[2] = {1, 2};
 
 static tm_walk_limits limits_of(const tm_atom_header *header)
 {
@@ -97,24 +95,19 @@ static void captured_frames_of_every_operation_are_parsed_with_their_atoms(void 
         if (strncmp(text, "raw ", 4) != 0) continue;
         uint8_t frame[1024];
         size_t len = test_hex(text + 4, frame, sizeof frame);
-        test_alloc memory;
-        test_alloc_init(&memory, SIZE_MAX);
-        tm_atom_pool pool;
-        tm_atom_cache cache;
+        test_cache own;
+        test_cache_init(&own);
         tm_atom_header header;
-        tm_atom_pool_init(&pool, &memory.alloc, seed);
-        tm_atom_cache_init(&cache, &pool);
-        prime_all(&cache, said);
+        prime_all(&own.cache, said);
         tm_bytes body = tm_bytes_of(frame + 4, len - 4);
         tm_frame_terms terms;
         assert_int_equal(tm_frame_open(TM_DFLAGS_OURS, body, &terms, NULL), 0);
         assert_int_equal(terms.kind, TM_FRAME_WHOLE);
-        assert_int_equal(tm_frame_atoms(&cache, body, &terms, &header, NULL), 0);
+        assert_int_equal(tm_frame_atoms(&own.cache, body, &terms, &header, NULL), 0);
         with_atoms += header.count > 0;
-        check_same(terms.bytes, &header, &memory.alloc, op);
-        tm_atom_header_done(&cache, &header);
-        tm_atom_cache_fini(&cache);
-        assert_int_equal(memory.stats.bytes, 0);
+        check_same(terms.bytes, &header, &own.memory.alloc, op);
+        tm_atom_header_done(&own.cache, &header);
+        test_cache_fini(&own);
         parsed++;
     }
     fclose(file);

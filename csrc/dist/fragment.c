@@ -11,6 +11,7 @@ static void fragments_invariants(const tm_fragments *fragments)
 {
     TM_DCHECK(!fragments->sequences.count == !fragments->bytes);
     TM_DCHECK(fragments->sequences.count || !fragments->sequences.entries);
+    TM_DCHECK(fragments->atom_bytes <= fragments->bytes);
     (void)fragments;
 }
 
@@ -23,6 +24,12 @@ void tm_fragments_init(tm_fragments *fragments, tm_atom_pool *pool)
 static size_t sequence_size(size_t atom_count)
 {
     return sizeof(tm_sequence) + atom_count * sizeof(tm_cached_atom *);
+}
+
+/* What an open sequence holds beside its memory, bytes. */
+static size_t sequence_held(const tm_sequence *sequence)
+{
+    return sequence_size(sequence->atom_count) + sequence->atom_bytes;
 }
 
 static tm_bytes sequence_key(const uint64_t *id) { return tm_bytes_of(id, sizeof *id); }
@@ -42,7 +49,7 @@ void tm_fragments_fini(tm_fragments *fragments)
     for (tm_sequence *sequence; (sequence = tm_map_next(&fragments->sequences, &position));)
         tm_sequence_free(fragments, sequence);
     tm_map_fini(&fragments->sequences);
-    fragments->bytes = 0;
+    fragments->bytes = fragments->atom_bytes = 0;
 }
 
 static int fragment_wrong(const char **what, const char *text)
@@ -142,7 +149,10 @@ static tm_sequence *sequence_create(tm_fragments *fragments, const tm_frame_term
         tm_sequence_free(fragments, sequence);
         return NULL;
     }
-    fragments->bytes += sequence_size(header->count);
+    /* A slot of the cache may get another text while the sequence holds on to this one. */
+    for (size_t i = 0; i < header->count; i++) sequence->atom_bytes += header->atoms[i].len;
+    fragments->bytes += sequence_held(sequence);
+    fragments->atom_bytes += sequence->atom_bytes;
     return sequence;
 }
 
@@ -189,7 +199,8 @@ int tm_fragments_add(tm_fragments *fragments, const tm_frame_terms *terms,
     /* It is its taker's: neither its bytes nor the table's memory stay. */
     tm_map_remove(&fragments->sequences, sequence_key(&sequence->id));
     if (!fragments->sequences.count) tm_map_fini(&fragments->sequences);
-    fragments->bytes -= sequence->memory.size + sequence_size(sequence->atom_count);
+    fragments->bytes -= sequence->memory.size + sequence_held(sequence);
+    fragments->atom_bytes -= sequence->atom_bytes;
     *done = sequence;
     fragments_invariants(fragments);
     return 0;

@@ -26,6 +26,7 @@ typedef struct tm_sequence {
     size_t control_len;
     size_t len; /* of the terms as far as they are kept: the control message at least */
     size_t atom_count;
+    size_t atom_bytes;       /* of their texts, shared or not */
     tm_cached_atom *atoms[]; /* of the first fragment's header */
 } tm_sequence;
 
@@ -43,8 +44,9 @@ static inline bool tm_sequence_dropped(const tm_sequence *sequence)
 typedef struct tm_fragments {
     const tm_alloc *alloc;
     tm_atom_pool *pool;
-    tm_map sequences; /* id -> tm_sequence; no memory while none is open */
-    uint64_t bytes;   /* held by the sequences */
+    tm_map sequences;    /* id -> tm_sequence; no memory while none is open */
+    uint64_t bytes;      /* held by the sequences, with the texts of their atoms */
+    uint64_t atom_bytes; /* of those texts alone */
 } tm_fragments;
 
 void tm_fragments_init(tm_fragments *fragments, tm_atom_pool *pool);

@@ -6,19 +6,16 @@
 
 #include <cmocka.h>
 
-#include "dist_test.h"
+#include "cache_test.h"
 #include "fragment.h"
 
-static const uint64_t seed[2] = {1, 2};
 static const tm_fragment_limits LIMITS = {TM_MESSAGE_BYTES_DEFAULT, TM_REASSEMBLY_BYTES_DEFAULT};
 #define FLAGS TM_DFLAGS_OURS
 
 /* -- scaffolding ------------------------------------------------------------------------------- */
 
 typedef struct scene {
-    test_alloc memory;
-    tm_atom_pool pool;
-    tm_atom_cache cache;
+    test_cache own;
     tm_fragments fragments;
     tm_atom_header none;
     const char *what;
@@ -28,10 +25,8 @@ typedef struct scene {
 static void scene_init(scene *s)
 {
     memset(s, 0, sizeof *s);
-    test_alloc_init(&s->memory, SIZE_MAX);
-    tm_atom_pool_init(&s->pool, &s->memory.alloc, seed);
-    tm_atom_cache_init(&s->cache, &s->pool);
-    tm_fragments_init(&s->fragments, &s->pool);
+    test_cache_init(&s->own);
+    tm_fragments_init(&s->fragments, &s->own.pool);
     tm_atom_header_init(&s->none);
 }
 
@@ -39,9 +34,7 @@ static void scene_fini(scene *s)
 {
     tm_fragments_fini(&s->fragments);
     tm_fragments_fini(&s->fragments); /* harmless twice */
-    tm_atom_cache_fini(&s->cache);
-    assert_int_equal(s->memory.stats.bytes, 0);
-    tm_atom_pool_fini(&s->pool);
+    test_cache_fini(&s->own);
 }
 
 static int open_limited(scene *s, uint64_t id, uint64_t count, tm_bytes bytes, size_t control_len,
@@ -161,7 +154,7 @@ static void sequences_mix_and_each_is_put_together(void **state)
             free(texts[i]);
             open--;
         }
-        assert_int_equal(s.memory.stats.bytes, 0);
+        assert_int_equal(s.own.memory.stats.bytes, 0);
         scene_fini(&s);
     }
 }
@@ -182,7 +175,7 @@ static void memory_follows_what_came_not_what_was_promised(void **state)
         while (--number > 1 && came < 8 * TM_MIB) {
             assert_int_equal(add(&s, 1, number, tm_bytes_of(piece, 65536)), 0);
             came += 65536;
-            assert_true(s.memory.stats.bytes <= 4 * (came + TM_FRAME_HEADROOM) + 1024);
+            assert_true(s.own.memory.stats.bytes <= 4 * (came + TM_FRAME_HEADROOM) + 1024);
         }
         scene_fini(&s);
     }
@@ -260,7 +253,7 @@ static void message_over_the_limit_is_counted_to_its_end_and_not_kept(void **sta
         memcpy(piece, "control", 7);
         assert_int_equal(open_limited(&s, 1, 4, tm_bytes_of(piece, len), 7, &limits), 0);
         assert_int_equal(add_limited(&s, 1, 3, tm_bytes_of(piece, 400000), &limits), 0);
-        assert_true(s.memory.stats.bytes < 3000);
+        assert_true(s.own.memory.stats.bytes < 3000);
         assert_int_equal(add_limited(&s, 1, 2, tm_bytes_of(piece, 400000), &limits), 0);
         assert_int_equal(add_limited(&s, 1, 1, tm_bytes_of(piece, 5), &limits), 0);
         assert_true(tm_sequence_dropped(s.done));
@@ -310,7 +303,7 @@ static void memory_of_a_message_can_be_taken(void **state)
     tm_slab taken = tm_slab_take(&s.done->memory);
     tm_sequence_free(&s.fragments, s.done);
     assert_memory_equal(taken.ptr + TM_FRAME_HEADROOM, "controlpayload", 14);
-    tm_slab_free(&s.memory.alloc, &taken);
+    tm_slab_free(&s.own.memory.alloc, &taken);
     scene_fini(&s);
 }
 
@@ -322,7 +315,7 @@ static void failing_allocation_leaks_nothing(void **state)
     for (bool passed = false; !passed; n++) {
         scene s;
         scene_init(&s);
-        s.memory.fail_after = n;
+        s.own.memory.fail_after = n;
         int rc = open_sequence(&s, 1, 4, TM_BYTES("control"), 7);
         if (!rc) rc = open_sequence(&s, 2, 4, TM_BYTES("control"), 7);
         for (uint64_t number = 3; number && !rc; number--)
@@ -349,7 +342,7 @@ static int play(scene *s, const uint8_t *frame, size_t len, tm_buf *out)
     assert_int_equal(tm_load_u32(frame), body.len);
     int rc = tm_frame_open(FLAGS, body, &terms, &fault);
     if (rc) return rc;
-    assert_int_equal(tm_frame_atoms(&s->cache, body, &terms, &header, &fault), 0);
+    assert_int_equal(tm_frame_atoms(&s->own.cache, body, &terms, &header, &fault), 0);
     if (terms.kind == TM_FRAME_FRAGMENT_NEXT) {
         assert_int_equal(add(s, terms.sequence, terms.fragment, terms.bytes), 0);
         if (!s->done) return TM_NEED_DATA;
@@ -366,13 +359,14 @@ static int play(scene *s, const uint8_t *frame, size_t len, tm_buf *out)
         limits.cache_refs = header.count;
         limits.cache_atoms = header.atoms;
         assert_int_equal(
-            tm_control_measure(terms.bytes, &limits, &s->memory.alloc, &control_len, &fault), 0);
+            tm_control_measure(terms.bytes, &limits, &s->own.memory.alloc, &control_len, &fault),
+            0);
         assert_int_equal(
             tm_fragments_open(&s->fragments, &terms, control_len, &header, &LIMITS, 0, &s->what),
             0);
         rc = TM_NEED_DATA;
     }
-    tm_atom_header_done(&s->cache, &header);
+    tm_atom_header_done(&s->own.cache, &header);
     return rc;
 }
 
@@ -391,13 +385,13 @@ static void frames_that_otp_accepted_say_what_they_said_to_it(void **state)
         uint8_t frame[1024];
         size_t len = test_hex(text, frame, sizeof frame);
         tm_buf out;
-        tm_buf_init(&out, &s.memory.alloc, 0);
+        tm_buf_init(&out, &s.own.memory.alloc, 0);
         int rc = play(&s, frame, len, &out);
         if (!rc) {
             tm_control control;
             tm_bytes payload;
             assert_int_equal(tm_control_parse(tm_buf_bytes(&out), false, &TM_WALK_LIMITS_DEFAULT,
-                                              &s.memory.alloc, &control, &payload, NULL),
+                                              &s.own.memory.alloc, &control, &payload, NULL),
                              0);
             assert_int_equal(control.op, TM_OP_REG_SEND);
             assert_true(tm_bytes_equal(control.to.name, TM_BYTES("echo")));
@@ -430,7 +424,7 @@ static void slots_may_change_while_a_message_is_under_way(void **state)
                                 "h\1a\1xxx";
     static const char last[] = "\0\0\0\x14\203F\0\0\0\0\0\0\0\5\0\0\0\0\0\0\0\1R\0";
     tm_buf out;
-    tm_buf_init(&out, &s.memory.alloc, 0);
+    tm_buf_init(&out, &s.own.memory.alloc, 0);
     uint8_t frame[64];
     memcpy(frame, first, sizeof first - 1);
     tm_store_u32(frame, (uint32_t)(sizeof first - 5));
@@ -441,13 +435,51 @@ static void slots_may_change_while_a_message_is_under_way(void **state)
     tm_atom_header header;
     tm_bytes body = tm_bytes_of(frame + 4, sizeof other - 5);
     assert_int_equal(tm_frame_open(FLAGS, body, &terms, NULL), 0);
-    assert_int_equal(tm_frame_atoms(&s.cache, body, &terms, &header, NULL), 0);
-    tm_atom_header_done(&s.cache, &header);
+    assert_int_equal(tm_frame_atoms(&s.own.cache, body, &terms, &header, NULL), 0);
+    tm_atom_header_done(&s.own.cache, &header);
     memcpy(frame, last, sizeof last - 1);
     tm_store_u32(frame, (uint32_t)(sizeof last - 5));
     assert_int_equal(play(&s, frame, sizeof last - 1, &out), 0);
     assert_true(tm_bytes_equal(tm_buf_bytes(&out), TM_BYTES("h\4acjw\3onew\3onew\3one")));
     tm_buf_fini(&out);
+    scene_fini(&s);
+}
+
+/* A slot that gets another text leaves the old one to the message: that weighs. */
+static void atoms_of_unfinished_messages_count(void **state)
+{
+    (void)state;
+    enum { COUNT = 3, LEN = 200 };
+    scene s;
+    scene_init(&s);
+    tm_sequence *done;
+    tm_atom_header header;
+    size_t bare = 0;
+    for (uint64_t i = 0; i < COUNT; i++) {
+        uint8_t list[4 + LEN] = {1, 8, 7, LEN};
+        memset(list + 4, (int)('a' + i), LEN);
+        tm_cursor c = tm_cursor_of(tm_bytes_of(list, sizeof list));
+        assert_int_equal(tm_atom_cache_read(&s.own.cache, &c, &header, &s.what), 0);
+        tm_frame_terms terms = {.bytes = TM_BYTES("ctl"), .sequence = i + 1, .fragment = 2};
+        assert_int_equal(tm_fragments_open(&s.fragments, &terms, 3, &header, &LIMITS, 0, &s.what),
+                         0);
+        tm_atom_header_done(&s.own.cache, &header);
+        if (i == 0) bare = (size_t)s.fragments.bytes - LEN;
+        assert_int_equal(s.fragments.atom_bytes, (i + 1) * LEN);
+        assert_int_equal(s.fragments.bytes, (i + 1) * (bare + LEN));
+        assert_int_equal(s.own.cache.bytes, LEN);
+    }
+    /* They are part of what a connection may hold. */
+    tm_atom_header_init(&s.none);
+    tm_fragment_limits limits = {LIMITS.message_bytes_max, COUNT * (bare + LEN)};
+    assert_int_equal(open_limited(&s, 9, 2, TM_BYTES("ctl"), 3, &limits), TM_EPEER_LIMIT);
+    tm_frame_terms last = {.kind = TM_FRAME_FRAGMENT_NEXT, .sequence = 1, .fragment = 1};
+    assert_int_equal(tm_fragments_add(&s.fragments, &last, &LIMITS, 0, &done, &s.what), 0);
+    assert_int_equal(s.fragments.atom_bytes, (COUNT - 1) * LEN);
+    tm_sequence_free(&s.fragments, done);
+    tm_fragments_fini(&s.fragments);
+    assert_int_equal(s.fragments.bytes, 0);
+    assert_int_equal(s.fragments.atom_bytes, 0);
     scene_fini(&s);
 }
 
@@ -469,6 +501,7 @@ int main(void)
         TEST(failing_allocation_leaks_nothing),
         TEST(frames_that_otp_accepted_say_what_they_said_to_it),
         TEST(slots_may_change_while_a_message_is_under_way),
+        TEST(atoms_of_unfinished_messages_count),
     };
     return cmocka_run_group_tests_name("fragments", tests, NULL, NULL);
 }

@@ -6,7 +6,7 @@
 
 #include <cmocka.h>
 
-#include "dist_test.h"
+#include "cache_test.h"
 #include "frame.h"
 
 /* Frames in pass-through form. */
@@ -275,89 +275,78 @@ static void limit_itself_is_accepted_and_may_change_between_frames(void **state)
 
 /* -- what is in a frame ------------------------------------------------------------------------ */
 
-static void only_the_pass_through_form_is_opened(void **state)
-{
-    (void)state;
-    const struct {
-        const char *bytes;
-        size_t len;
-        const char *what;
-        size_t offset;
-    } bad[] = {
-        {"", 0, "a frame too short to hold a message", 0},
-        {"p", 1, "a frame too short to hold a message", 1},
-        {"\203", 1, "a frame too short to hold a message", 1},
-        {"\203D\0h\1a\1", 7, "a distribution header was not negotiated", 1},
-        {"\203E\0\0", 4, "a distribution header was not negotiated", 1},
-        {"\203F\0\0", 4, "a distribution header was not negotiated", 1},
-        {"\203h\1a\1", 5, "an unknown form of frame", 0},
-        {"h\1a\1", 4, "an unknown form of frame", 0},
-        {"ph\1a\1", 5, "no version byte before the control message", 1},
-    };
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        tm_frame_terms terms;
-        tm_fault fault = {0};
-        tm_bytes body = tm_bytes_of(bad[i].bytes, bad[i].len);
-        assert_int_equal(tm_frame_open(PLAIN, body, &terms, &fault), TM_EPEER_MALFORMED);
-        assert_string_equal(fault.what, bad[i].what);
-        assert_int_equal(fault.offset, bad[i].offset);
-        assert_int_equal(tm_frame_open(PLAIN, body, &terms, NULL), TM_EPEER_MALFORMED);
-    }
-    tm_frame_terms terms;
-    assert_int_equal(tm_frame_open(PLAIN, TM_BYTES("p\203h\1a\1"), &terms, NULL), 0);
-    assert_true(terms.versioned);
-    assert_true(tm_bytes_equal(terms.bytes, TM_BYTES("h\1a\1")));
-}
-
 static const uint64_t header_flags[] = {PLAIN | TM_DFLAG(DIST_HDR_ATOM_CACHE),
                                         PLAIN | TM_DFLAG(FRAGMENTS)};
 
 /* With the list of atoms, if there is one. */
 static int open_frame(uint64_t flags, tm_bytes body, tm_frame_terms *terms, tm_fault *fault)
 {
-    static const uint64_t seed[2] = {1, 2};
-    test_alloc memory;
-    test_alloc_init(&memory, SIZE_MAX);
-    tm_atom_pool pool;
-    tm_atom_cache cache;
+    test_cache own;
+    test_cache_init(&own);
     tm_atom_header header;
-    tm_atom_pool_init(&pool, &memory.alloc, seed);
-    tm_atom_cache_init(&cache, &pool);
     int rc = tm_frame_open(flags, body, terms, fault);
-    if (!rc) rc = tm_frame_atoms(&cache, body, terms, &header, fault);
-    if (!rc) tm_atom_header_done(&cache, &header);
-    tm_atom_cache_fini(&cache);
-    assert_int_equal(memory.stats.bytes, 0);
+    if (!rc) rc = tm_frame_atoms(&own.cache, body, terms, &header, fault);
+    if (!rc) tm_atom_header_done(&own.cache, &header);
+    test_cache_fini(&own);
     return rc;
+}
+
+/* A frame that is refused, why, and at which byte. */
+typedef struct bad_frame {
+    tm_bytes body;
+    const char *what;
+    size_t offset;
+} bad_frame;
+
+static void refused(uint64_t flags, const bad_frame *bad, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        tm_frame_terms terms;
+        tm_fault fault = {0};
+        assert_int_equal(open_frame(flags, bad[i].body, &terms, &fault), TM_EPEER_MALFORMED);
+        assert_string_equal(fault.what, bad[i].what);
+        assert_int_equal(fault.offset, bad[i].offset);
+        assert_int_equal(open_frame(flags, bad[i].body, &terms, NULL), TM_EPEER_MALFORMED);
+    }
+}
+#define REFUSED(flags, bad) refused(flags, bad, sizeof(bad) / sizeof *(bad))
+
+static void only_the_pass_through_form_is_opened(void **state)
+{
+    (void)state;
+    const bad_frame bad[] = {
+        {TM_BYTES(""), "a frame too short to hold a message", 0},
+        {TM_BYTES("p"), "a frame too short to hold a message", 1},
+        {TM_BYTES("\203"), "a frame too short to hold a message", 1},
+        {TM_BYTES("\203D\0h\1a\1"), "a distribution header was not negotiated", 1},
+        {TM_BYTES("\203E\0\0"), "a distribution header was not negotiated", 1},
+        {TM_BYTES("\203F\0\0"), "a distribution header was not negotiated", 1},
+        {TM_BYTES("\203h\1a\1"), "an unknown form of frame", 0},
+        {TM_BYTES("h\1a\1"), "an unknown form of frame", 0},
+        {TM_BYTES("ph\1a\1"), "no version byte before the control message", 1},
+    };
+    REFUSED(PLAIN, bad);
+    tm_frame_terms terms;
+    assert_int_equal(tm_frame_open(PLAIN, TM_BYTES("p\203h\1a\1"), &terms, NULL), 0);
+    assert_true(terms.versioned);
+    assert_true(tm_bytes_equal(terms.bytes, TM_BYTES("h\1a\1")));
 }
 
 static void either_flag_makes_the_header_the_only_form(void **state)
 {
     (void)state;
-    const struct {
-        const char *bytes;
-        size_t len;
-        const char *what;
-        size_t offset;
-    } bad[] = {
-        {"", 0, "a frame too short to hold a message", 0},
-        {"\203", 1, "a frame too short to hold a message", 1},
-        {"\203D", 2, "the distribution header is cut off", 2},
-        {"\203G\0", 3, "an unknown form of frame", 0},
-        {"p\203h\1a\1", 6, "no distribution header, which was negotiated", 0},
-        {"\203h\1a\1", 5, "an unknown form of frame", 0},
-        {"h\1a\1", 4, "an unknown form of frame", 0},
-        {"\204D\0h\1a\1", 7, "an unknown form of frame", 0},
+    const bad_frame bad[] = {
+        {TM_BYTES(""), "a frame too short to hold a message", 0},
+        {TM_BYTES("\203"), "a frame too short to hold a message", 1},
+        {TM_BYTES("\203D"), "the distribution header is cut off", 2},
+        {TM_BYTES("\203G\0"), "an unknown form of frame", 0},
+        {TM_BYTES("p\203h\1a\1"), "no distribution header, which was negotiated", 0},
+        {TM_BYTES("\203h\1a\1"), "an unknown form of frame", 0},
+        {TM_BYTES("h\1a\1"), "an unknown form of frame", 0},
+        {TM_BYTES("\204D\0h\1a\1"), "an unknown form of frame", 0},
     };
     for (size_t f = 0; f < 2; f++) {
-        for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-            tm_frame_terms terms;
-            tm_fault fault = {0};
-            tm_bytes body = tm_bytes_of(bad[i].bytes, bad[i].len);
-            assert_int_equal(open_frame(header_flags[f], body, &terms, &fault), TM_EPEER_MALFORMED);
-            assert_string_equal(fault.what, bad[i].what);
-            assert_int_equal(fault.offset, bad[i].offset);
-        }
+        REFUSED(header_flags[f], bad);
         tm_frame_terms terms;
         tm_bytes body = TM_BYTES("\203D\0h\1a\1");
         assert_int_equal(open_frame(header_flags[f], body, &terms, NULL), 0);
@@ -368,6 +357,24 @@ static void either_flag_makes_the_header_the_only_form(void **state)
 }
 
 /* -- what is written --------------------------------------------------------------------------- */
+
+/* A buffer to write into; when it ends, nothing of its memory is left. */
+typedef struct writer {
+    test_alloc memory;
+    tm_buf out;
+} writer;
+
+static void writer_init(writer *w, size_t bytes_max)
+{
+    test_alloc_init(&w->memory, SIZE_MAX);
+    tm_buf_init(&w->out, &w->memory.alloc, bytes_max);
+}
+
+static void writer_fini(writer *w)
+{
+    tm_buf_fini(&w->out);
+    assert_int_equal(w->memory.stats.bytes, 0);
+}
 
 static tm_control control_of(enum tm_opcode op)
 {
@@ -457,120 +464,112 @@ static void memory_of_a_gathered_frame_can_be_taken(void **state)
 static void with_a_header_no_version_byte_is_written_before_the_terms(void **state)
 {
     (void)state;
-    test_alloc memory;
-    test_alloc_init(&memory, SIZE_MAX);
     tm_control send = control_of(TM_OP_SEND);
     tm_bytes payload = TM_BYTES("m\0\0\0\3abc");
     for (size_t f = 0; f < 2; f++) {
-        tm_buf out, head, tuple;
-        tm_buf_init(&out, &memory.alloc, 0);
-        tm_buf_init(&head, &memory.alloc, 0);
-        tm_buf_init(&tuple, &memory.alloc, 0);
-        assert_int_equal(tm_frame_write(&out, header_flags[f], &send, payload), 0);
-        assert_int_equal(tm_frame_write_head(&head, header_flags[f], &send, payload.len), 0);
-        assert_int_equal(tm_control_write(&tuple, header_flags[f], &send), 0);
-        size_t body = 3 + tuple.len + payload.len;
-        assert_int_equal(tm_load_u32(out.ptr), body);
-        assert_int_equal(out.len, 4 + body);
-        assert_memory_equal(out.ptr + 4, "\203D\0", 3);
-        assert_memory_equal(out.ptr + 7, tuple.ptr, tuple.len);
-        assert_memory_equal(out.ptr + 7 + tuple.len, payload.ptr, payload.len);
-        assert_true(tm_bytes_equal(tm_buf_bytes(&head), tm_bytes_of(out.ptr, 7 + tuple.len)));
-        tm_buf_fini(&out);
-        tm_buf_fini(&head);
-        tm_buf_fini(&tuple);
+        writer whole, head, tuple;
+        writer_init(&whole, 0);
+        writer_init(&head, 0);
+        writer_init(&tuple, 0);
+        assert_int_equal(tm_frame_write(&whole.out, header_flags[f], &send, payload), 0);
+        assert_int_equal(tm_frame_write_head(&head.out, header_flags[f], &send, payload.len), 0);
+        assert_int_equal(tm_control_write(&tuple.out, header_flags[f], &send), 0);
+        size_t control_len = tuple.out.len, body = 3 + control_len + payload.len;
+        const uint8_t *bytes = whole.out.ptr;
+        assert_int_equal(tm_load_u32(bytes), body);
+        assert_int_equal(whole.out.len, 4 + body);
+        assert_memory_equal(bytes + 4, "\203D\0", 3);
+        assert_memory_equal(bytes + 7, tuple.out.ptr, control_len);
+        assert_memory_equal(bytes + 7 + control_len, payload.ptr, payload.len);
+        assert_true(tm_bytes_equal(tm_buf_bytes(&head.out), tm_bytes_of(bytes, 7 + control_len)));
+        writer_fini(&whole);
+        writer_fini(&head);
+        writer_fini(&tuple);
     }
-    assert_int_equal(memory.stats.bytes, 0);
 }
 
 static void head_with_a_lent_payload_equals_the_whole_frame(void **state)
 {
     (void)state;
-    test_alloc memory;
-    test_alloc_init(&memory, SIZE_MAX);
     tm_bytes payload = TM_BYTES("m\0\0\0\3abc");
     static const enum tm_opcode ops[] = {TM_OP_SEND, TM_OP_EXIT};
     for (size_t i = 0; i < 2; i++) {
-        tm_buf whole, head;
-        tm_buf_init(&whole, &memory.alloc, 0);
-        tm_buf_init(&head, &memory.alloc, 0);
-        assert_int_equal(tm_buf_append(&head, "xyz", 3), 0);
+        writer whole, head;
+        writer_init(&whole, 0);
+        writer_init(&head, 0);
+        assert_int_equal(tm_buf_append(&head.out, "xyz", 3), 0);
         tm_control control = control_of(ops[i]);
         if (ops[i] == TM_OP_EXIT) control.reason = payload;
         tm_bytes apart = ops[i] == TM_OP_EXIT ? (tm_bytes){0} : payload;
-        assert_int_equal(tm_frame_write(&whole, PLAIN, &control, apart), 0);
-        assert_int_equal(tm_frame_write_head(&head, PLAIN, &control, payload.len), 0);
-        assert_int_equal(tm_buf_append(&head, payload.ptr, payload.len), 0);
-        assert_true(tm_bytes_equal(tm_buf_bytes(&whole), tm_bytes_of(head.ptr + 3, head.len - 3)));
-        tm_buf_fini(&whole);
-        tm_buf_fini(&head);
+        assert_int_equal(tm_frame_write(&whole.out, PLAIN, &control, apart), 0);
+        assert_int_equal(tm_frame_write_head(&head.out, PLAIN, &control, payload.len), 0);
+        assert_int_equal(tm_buf_append(&head.out, payload.ptr, payload.len), 0);
+        tm_bytes behind = tm_bytes_of(head.out.ptr + 3, head.out.len - 3);
+        assert_true(tm_bytes_equal(tm_buf_bytes(&whole.out), behind));
+        writer_fini(&whole);
+        writer_fini(&head);
     }
-    assert_int_equal(memory.stats.bytes, 0);
 }
 
 static void payload_where_none_belongs_or_missing_is_refused(void **state)
 {
     (void)state;
-    test_alloc memory;
-    test_alloc_init(&memory, SIZE_MAX);
-    tm_buf out;
-    tm_buf_init(&out, &memory.alloc, 0);
+    writer w;
+    writer_init(&w, 0);
     tm_bytes payload = TM_BYTES("j"), none = {0};
     tm_control link = control_of(TM_OP_LINK), send = control_of(TM_OP_SEND);
     tm_control exits = control_of(TM_OP_EXIT), spawn = control_of(TM_OP_SPAWN_REQUEST);
     uint64_t ours = PLAIN, old = TM_DFLAGS_M25;
-    assert_int_equal(tm_frame_write(&out, ours, &link, payload), TM_EUSE_ARG);
-    assert_int_equal(tm_frame_write(&out, ours, &send, none), TM_EUSE_ARG);
-    assert_int_equal(tm_frame_write(&out, ours, &exits, none), TM_EUSE_ARG); /* no reason */
-    assert_int_equal(tm_frame_write(&out, old, &exits, none), TM_EUSE_ARG);
+    assert_int_equal(tm_frame_write(&w.out, ours, &link, payload), TM_EUSE_ARG);
+    assert_int_equal(tm_frame_write(&w.out, ours, &send, none), TM_EUSE_ARG);
+    assert_int_equal(tm_frame_write(&w.out, ours, &exits, none), TM_EUSE_ARG); /* no reason */
+    assert_int_equal(tm_frame_write(&w.out, old, &exits, none), TM_EUSE_ARG);
     exits.reason = payload;
-    assert_int_equal(tm_frame_write(&out, ours, &exits, payload), TM_EUSE_ARG);
-    assert_int_equal(tm_frame_write_head(&out, ours, &link, 1), TM_EUSE_ARG);
-    assert_int_equal(tm_frame_write_head(&out, old, &exits, 1), TM_EUSE_ARG);
-    assert_int_equal(tm_frame_write_head(&out, ours, &send, 0), TM_EUSE_ARG);
-    assert_int_equal(tm_frame_write_head(&out, old, &spawn, 1), TM_ENOTSUP);
-    assert_int_equal(tm_frame_write(&out, old, &spawn, none), TM_ENOTSUP);
-    assert_int_equal(out.len, 0);
-    tm_buf_fini(&out);
+    assert_int_equal(tm_frame_write(&w.out, ours, &exits, payload), TM_EUSE_ARG);
+    assert_int_equal(tm_frame_write_head(&w.out, ours, &link, 1), TM_EUSE_ARG);
+    assert_int_equal(tm_frame_write_head(&w.out, old, &exits, 1), TM_EUSE_ARG);
+    assert_int_equal(tm_frame_write_head(&w.out, ours, &send, 0), TM_EUSE_ARG);
+    assert_int_equal(tm_frame_write_head(&w.out, old, &spawn, 1), TM_ENOTSUP);
+    assert_int_equal(tm_frame_write(&w.out, old, &spawn, none), TM_ENOTSUP);
+    assert_int_equal(w.out.len, 0);
+    writer_fini(&w);
 }
 
 static void payload_above_the_hard_limit_is_refused(void **state)
 {
     (void)state;
-    test_alloc memory;
-    test_alloc_init(&memory, SIZE_MAX);
-    tm_buf out;
-    tm_buf_init(&out, &memory.alloc, 0);
+    writer w;
+    writer_init(&w, 0);
     tm_control send = control_of(TM_OP_SEND);
-    assert_int_equal(tm_frame_write_head(&out, PLAIN, &send, SIZE_MAX), TM_EUSE_LIMIT);
-    assert_int_equal(tm_frame_write_head(&out, PLAIN, &send, TM_MESSAGE_BYTES_MAX), TM_EUSE_LIMIT);
-    assert_int_equal(out.len, 0);
+    assert_int_equal(tm_frame_write_head(&w.out, PLAIN, &send, SIZE_MAX), TM_EUSE_LIMIT);
+    assert_int_equal(tm_frame_write_head(&w.out, PLAIN, &send, TM_MESSAGE_BYTES_MAX),
+                     TM_EUSE_LIMIT);
+    assert_int_equal(w.out.len, 0);
     size_t fits = TM_MESSAGE_BYTES_MAX - 100;
-    assert_int_equal(tm_frame_write_head(&out, PLAIN, &send, fits), 0);
-    assert_int_equal(tm_load_u32(out.ptr), out.len - 4 + fits);
-    tm_buf_fini(&out);
+    assert_int_equal(tm_frame_write_head(&w.out, PLAIN, &send, fits), 0);
+    assert_int_equal(tm_load_u32(w.out.ptr), w.out.len - 4 + fits);
+    writer_fini(&w);
 }
 
 static void failed_frame_leaves_the_buffer_as_it_was(void **state)
 {
     (void)state;
-    test_alloc memory;
-    test_alloc_init(&memory, SIZE_MAX);
     tm_control send = control_of(TM_OP_SEND);
-    for (size_t max = 1;; max++) {
-        tm_buf out;
-        tm_buf_init(&out, &memory.alloc, max);
-        assert_int_equal(tm_buf_append(&out, "x", 1), 0);
-        int rc = tm_frame_write(&out, PLAIN, &send, TM_BYTES("m\0\0\0\3abc"));
-        assert_int_equal(out.len > 1, rc == 0);
-        tm_buf_fini(&out);
-        if (!rc) break;
-        assert_int_equal(rc, TM_EUSE_LIMIT);
+    tm_bytes payload = TM_BYTES("m\0\0\0\3abc");
+    writer w;
+    int rc = TM_EUSE_LIMIT;
+    for (size_t max = 1; rc; max++) {
+        writer_init(&w, max);
+        assert_int_equal(tm_buf_append(&w.out, "x", 1), 0);
+        rc = tm_frame_write(&w.out, PLAIN, &send, payload);
+        assert_int_equal(rc, w.out.len > 1 ? 0 : TM_EUSE_LIMIT);
+        writer_fini(&w);
     }
-    tm_buf out;
-    test_alloc_init(&memory, 0);
-    tm_buf_init(&out, &memory.alloc, 0);
-    assert_int_equal(tm_frame_write(&out, PLAIN, &send, TM_BYTES("j")), TM_ENOMEM);
+    writer_init(&w, 0);
+    w.memory.fail_after = 0;
+    assert_int_equal(tm_frame_write(&w.out, PLAIN, &send, payload), TM_ENOMEM);
+    assert_int_equal(w.out.len, 0);
+    writer_fini(&w);
 }
 
 #define TEST(name) cmocka_unit_test(name)

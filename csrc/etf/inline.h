@@ -38,6 +38,31 @@ static inline bool tm_ascii(tm_bytes bytes)
     return (seen & TM_ASCII_MASK) == 0;
 }
 
+/* Whether two texts of one length are the same; up to 16 bytes go without a call. */
+static inline bool tm_etf_same_short(const uint8_t *a, const uint8_t *b, size_t len)
+{
+    uint64_t word[4];
+    uint32_t half[4];
+    if (len > 16) return memcmp(a, b, len) == 0;
+    if (len >= 8) {
+        memcpy(&word[0], a, 8);
+        memcpy(&word[1], b, 8);
+        memcpy(&word[2], a + len - 8, 8);
+        memcpy(&word[3], b + len - 8, 8);
+        return ((word[0] ^ word[1]) | (word[2] ^ word[3])) == 0;
+    }
+    if (len >= 4) {
+        memcpy(&half[0], a, 4);
+        memcpy(&half[1], b, 4);
+        memcpy(&half[2], a + len - 4, 4);
+        memcpy(&half[3], b + len - 4, 4);
+        return ((half[0] ^ half[1]) | (half[2] ^ half[3])) == 0;
+    }
+    for (size_t i = 0; i < len; i++)
+        if (a[i] != b[i]) return false;
+    return true;
+}
+
 /* -- taking ------------------------------------------------------------------------------------ */
 
 static inline uint8_t tm_etf_take_u8(const uint8_t **p) { return *(*p)++; }
@@ -153,6 +178,31 @@ static inline void tm_etf_take_ref(const uint8_t **p, tm_atom *node, tm_ref *ref
 
 /* -- putting ----------------------------------------------------------------------------------- */
 
+/* Bytes that are mostly few: names, keys, whole atoms. Up to 16 of them go without a call. */
+static inline uint8_t *tm_etf_put_short(uint8_t *p, const uint8_t *from, size_t len)
+{
+    uint64_t first, last;
+    uint32_t head, tail;
+    if (len > 16) {
+        memcpy(p, from, len);
+    } else if (len >= 8) {
+        memcpy(&first, from, 8);
+        memcpy(&last, from + len - 8, 8);
+        memcpy(p, &first, 8);
+        memcpy(p + len - 8, &last, 8);
+    } else if (len >= 4) {
+        memcpy(&head, from, 4);
+        memcpy(&tail, from + len - 4, 4);
+        memcpy(p, &head, 4);
+        memcpy(p + len - 4, &tail, 4);
+    } else if (len) {
+        p[0] = from[0];
+        p[len >> 1] = from[len >> 1];
+        p[len - 1] = from[len - 1];
+    }
+    return p + len;
+}
+
 /* A magnitude and a sign, in the shortest form OTP uses. */
 static inline uint8_t *tm_etf_put_big(uint8_t *p, uint64_t magnitude, bool negative)
 {
@@ -164,19 +214,19 @@ static inline uint8_t *tm_etf_put_big(uint8_t *p, uint64_t magnitude, bool negat
     return p;
 }
 
+/* Small and 32-bit ones without a branch on which it is: see run_mixed_integers. */
 static inline uint8_t *tm_etf_put_i64(uint8_t *p, int64_t value)
 {
-    if (value >= 0 && value <= UINT8_MAX) {
-        p = tm_store_u8(p, TM_SMALL_INTEGER_EXT);
-        return tm_store_u8(p, (uint8_t)value);
-    }
     if (value >= INT32_MIN && value <= INT32_MAX) {
-        p = tm_store_u8(p, TM_INTEGER_EXT);
-        return tm_store_u32(p, (uint32_t)value);
+        uint32_t word = (uint32_t)value, small = word <= UINT8_MAX;
+        p[0] = (uint8_t)(TM_INTEGER_EXT - small);
+        tm_store_u32(p + 1, word << 24 * small);
+        return p + 5 - 3 * small;
     }
     uint64_t magnitude = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
     return tm_etf_put_big(p, magnitude, value < 0);
 }
+static_assert(TM_INTEGER_EXT == TM_SMALL_INTEGER_EXT + 1, "tm_etf_put_i64 tells them by that");
 
 static inline uint8_t *tm_etf_put_u64(uint8_t *p, uint64_t value)
 {

@@ -60,6 +60,7 @@ typedef struct tm_io_counters {
 
 typedef struct tm_io_ops {
     const char *name; /* "uring", "epoll", "mem" */
+    bool gathers;     /* the operations of a turn are one system call, however many there are */
 
     /* Closes what is still open (FIN, no callbacks) and frees. The memory of sends in flight
      * belongs to the caller again. A ring is destroyed by the thread that turned it. */

@@ -540,6 +540,7 @@ static void uring_destroy(tm_io *io)
 
 static const tm_io_ops uring_ops = {
     .name = "uring",
+    .gathers = true,
     .destroy = uring_destroy,
     .turn = uring_turn,
     .wake = uring_wake,

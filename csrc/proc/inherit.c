@@ -108,7 +108,13 @@ static int token_read(const tm_procs *procs, tm_bytes bytes, token *read)
     if (tm_etf_read_u64(&c, &read->serial) || tm_etf_read_pid(&c, &from) ||
         tm_etf_read_u64(&c, &previous))
         return TM_EUSE_TERM;
-    return 0;
+    return read->flags.len + read->label.len > TM_TRACE_LABEL_BYTES_MAX ? TM_EUSE_LIMIT : 0;
+}
+
+int tm_procs_token_check(const tm_procs *procs, tm_bytes bytes)
+{
+    token read;
+    return token_read(procs, bytes, &read);
 }
 
 static int token_set(tm_procs *procs, tm_process *process, tm_bytes bytes)

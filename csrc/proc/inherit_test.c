@@ -2,18 +2,23 @@
  * all processes together. Who is who: see proc_test.c. */
 #include "testing.h"
 
-/* {1, 17, Serial, Pid of node b, Previous} */
-static tm_bytes token_of(tm_buf *buf, uint64_t serial, uint64_t previous)
+/* {1, Label, Serial, Pid of node b, Previous} */
+static tm_bytes labelled(tm_buf *buf, tm_bytes label, uint64_t serial, uint64_t previous)
 {
     tm_pid from = peer_pid(B, 50);
     buf->len = 0;
     assert_int_equal(tm_etf_write_tuple(buf, 5), 0);
     assert_int_equal(tm_etf_write_u64(buf, 1), 0);
-    assert_int_equal(tm_etf_write_u64(buf, 17), 0);
+    assert_int_equal(tm_etf_write_raw(buf, label), 0);
     assert_int_equal(tm_etf_write_u64(buf, serial), 0);
     assert_int_equal(tm_etf_write_pid(buf, &from), 0);
     assert_int_equal(tm_etf_write_u64(buf, previous), 0);
     return tm_buf_bytes(buf);
+}
+
+static tm_bytes token_of(tm_buf *buf, uint64_t serial, uint64_t previous)
+{
+    return labelled(buf, TM_BYTES("a\21"), serial, previous);
 }
 
 static tm_buf buffer(fixture *f)
@@ -266,6 +271,30 @@ static void what_is_no_token_is_refused(void **state)
     assert_int_equal(tm_procs_token(f->procs, key).len, 0);
 }
 
+/* A binary that is one, with the flags, of the longest labels. */
+static void token_with_the_longest_label_goes_on_for_ever(void **state)
+{
+    fixture *f = *state;
+    tm_proc_key key = spawn(f);
+    tm_buf buf = buffer(f);
+    uint8_t label[TM_TRACE_LABEL_BYTES_MAX - 1] = {109, 0, 0};
+    label[3] = (sizeof label - 5 - 1) >> 8;
+    label[4] = (sizeof label - 5 - 1) & 255;
+    tm_bytes longest = tm_bytes_of(label, sizeof label - 1);
+    assert_int_equal(tm_procs_trace(f->procs, key, labelled(&buf, longest, UINT64_MAX - 9, 1)), 0);
+    for (int i = 0; i < 3; i++) {
+        tm_bytes token = tm_procs_next_token(f->procs, key);
+        assert_true(token.len > TM_TRACE_LABEL_BYTES_MAX);
+        assert_int_equal(tm_procs_token_check(f->procs, token), 0);
+    }
+    label[4]++;
+    longest.len++;
+    tm_bytes longer = labelled(&buf, longest, 1, 1);
+    assert_int_equal(tm_procs_token_check(f->procs, longer), TM_EUSE_LIMIT);
+    assert_int_equal(tm_procs_trace(f->procs, key, longer), TM_EUSE_LIMIT);
+    tm_buf_fini(&buf);
+}
+
 /* -- mail -------------------------------------------------------------------------------------- */
 
 static void fullest_mailbox_is_found_and_the_dead_do_not_count(void **state)
@@ -338,6 +367,7 @@ int main(void)
         TEST(clock_of_a_trace_goes_on_from_the_larger_serial),
         TEST(token_of_an_exit_signal_comes_with_its_message),
         TEST(what_is_no_token_is_refused),
+        TEST(token_with_the_longest_label_goes_on_for_ever),
         TEST(fullest_mailbox_is_found_and_the_dead_do_not_count),
         TEST(every_allocation_may_fail),
     };

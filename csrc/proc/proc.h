@@ -228,8 +228,11 @@ TM_MUST_CHECK int tm_procs_lead(tm_procs *procs, tm_proc_key key, const tm_pid *
 
 /* The process has taken a message with that token, or (empty) one without; {Flags, Label, Serial,
  * From, Previous} as seq_trace has them. On an error it has none: TM_EUSE_TERM for another shape,
- * TM_EUSE_LIMIT above TM_TRACE_TOKEN_BYTES_MAX, TM_ENOPROC, TM_ENOMEM. */
+ * TM_EUSE_LIMIT above TM_TRACE_TOKEN_BYTES_MAX or with a label above TM_TRACE_LABEL_BYTES_MAX,
+ * TM_ENOPROC, TM_ENOMEM. */
 TM_MUST_CHECK int tm_procs_trace(tm_procs *procs, tm_proc_key key, tm_bytes token);
+/* Whether tm_procs_trace can take that token: 0, or its error. Without a lock. */
+TM_MUST_CHECK int tm_procs_token_check(const tm_procs *procs, tm_bytes token);
 /* The token as it is now, empty without one; borrowed until the next call. */
 tm_bytes tm_procs_token(const tm_procs *procs, tm_proc_key key);
 /* The token for a signal that the process sends now: its serial has been counted up. */

@@ -17,6 +17,7 @@ from ._term import (
     encode,
 )
 from .app import App
+from .batch import BatchServer, Call
 from .broadcast import RpcResult
 from .errors import (
     AuthError,
@@ -51,9 +52,11 @@ __all__ = [
     "App",
     "Atom",
     "AuthError",
+    "BatchServer",
     "Binary",
     "BitString",
     "Busy",
+    "Call",
     "CallTimeout",
     "Caller",
     "ChildError",

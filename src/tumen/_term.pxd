@@ -26,6 +26,7 @@ cdef extern from "csrc/etf/inline.h" nogil:
     uint8_t *tm_store_u8(uint8_t *p, uint8_t v)
     uint8_t *tm_store_u16(uint8_t *p, uint16_t v)
     uint8_t *tm_store_u32(uint8_t *p, uint32_t v)
+    uint8_t *tm_store_u64(uint8_t *p, uint64_t v)
     uint8_t *tm_store_bytes(uint8_t *p, const void *data, size_t len)
 
     ctypedef struct tm_buf:
@@ -56,12 +57,9 @@ cdef extern from "csrc/etf/inline.h" nogil:
         TM_WALK_PATH_MAX
 
         TM_ETF_ATOM_SIZE_MAX
-        TM_ETF_FLOAT_SIZE
         TM_ETF_HEAD_SIZE_MAX
         TM_ETF_INTEGER_SIZE_MAX
-        TM_ETF_PID_SIZE_MAX
         TM_ETF_PORT_SIZE_MAX
-        TM_ETF_REF_SIZE_MAX
         TM_ETF_VERSION
 
         TM_ATOM_EXT
@@ -154,9 +152,10 @@ cdef extern from "csrc/etf/inline.h" nogil:
     void tm_etf_take_port(const uint8_t **p, tm_atom *node, tm_port *port)
     void tm_etf_take_ref(const uint8_t **p, tm_atom *node, tm_ref *ref)
 
+    c_bool tm_etf_same_short(const uint8_t *a, const uint8_t *b, size_t len)
+    uint8_t *tm_etf_put_short(uint8_t *p, const uint8_t *data, size_t len)
     uint8_t *tm_etf_put_i64(uint8_t *p, int64_t value)
     uint8_t *tm_etf_put_u64(uint8_t *p, uint64_t value)
-    uint8_t *tm_etf_put_f64(uint8_t *p, double value)
     uint8_t *tm_etf_put_atom(uint8_t *p, tm_bytes text)
     uint8_t *tm_etf_put_tuple(uint8_t *p, uint32_t arity)
     uint8_t *tm_etf_put_list(uint8_t *p, uint32_t count)
@@ -164,15 +163,14 @@ cdef extern from "csrc/etf/inline.h" nogil:
     uint8_t *tm_etf_put_map(uint8_t *p, uint32_t count)
     uint8_t *tm_etf_put_binary(uint8_t *p, uint32_t len)
     uint8_t *tm_etf_put_bit_binary(uint8_t *p, uint32_t len, uint8_t bits)
-    uint8_t *tm_etf_put_pid(uint8_t *p, const tm_pid *pid)
     uint8_t *tm_etf_put_port(uint8_t *p, const tm_port *port)
-    uint8_t *tm_etf_put_ref(uint8_t *p, const tm_ref *ref)
 
 
 # Options of term_build, to be or-ed.
 cdef enum:
     TERM_BINARIES_UTF8 = 1  # binaries that are valid UTF-8 become str
     TERM_VIEWS = 2          # binaries of TM_VIEW_BYTES_MIN and more become memoryviews
+    TERM_APART = 4          # as term_build_apart does it
 
 
 cdef class Atom:
@@ -209,6 +207,10 @@ cdef class Reference:
 # reference. Needs the GIL. Raises DecodeError for two equal map keys, LimitExceeded for maps nested
 # in keys deeper than TM_KEY_NESTING_MAX, MemoryError; nothing else.
 cdef object term_build(const uint8_t *ptr, size_t len, int options)
+
+# The same on a thread that others need not wait for: the GIL is given away while a large binary is
+# copied, and every millisecond else. InterruptedError soon after *cancelled was set.
+cdef object term_build_apart(const uint8_t *ptr, const int *cancelled)
 
 # Appends the term, without version byte. On an exception buf is as it was. EncodeError,
 # LimitExceeded (buf.max), MemoryError, or what a Mapping or an __index__ of the caller's raised.

@@ -220,6 +220,12 @@ cdef extern from "csrc/tumen.h" nogil:
         uint64_t lent
 
     int tumen_send_parts(tumen_node *node, tumen_key, const tumen_target *to, const tumen_part *parts, size_t count, unsigned int flags) noexcept
+    ctypedef struct tumen_local:
+        tumen_key key
+        int reply
+        int waits
+
+    int tumen_send_local(tumen_node *node, tumen_key, const tumen_target *to, uint64_t bytes, int64_t number, tumen_local *local) noexcept
     void tumen_flush(tumen_node *node) noexcept
     int tumen_want_writable(tumen_node *node, tumen_bytes peer) noexcept
     enum tumen_monitor_flags:
@@ -275,6 +281,7 @@ cdef extern from "csrc/tumen.h" nogil:
         TUMEN_EVENT_ABANDONED
         TUMEN_EVENT_SPAWN_REPLY
         TUMEN_EVENT_NODE_LOST
+        TUMEN_EVENT_LOCAL
         TUMEN_EVENT_NODEUP
         TUMEN_EVENT_NODEDOWN
         TUMEN_EVENT_CONNECT_FAILED
@@ -306,5 +313,6 @@ cdef extern from "csrc/tumen.h" nogil:
     int tumen_node_arm(tumen_node *node) noexcept
     tumen_batch *tumen_node_take(tumen_node *node) noexcept
     const tumen_event *tumen_batch_next(tumen_batch *batch) noexcept
+    tumen_batch *tumen_batch_keep(tumen_batch *batch) noexcept
     void tumen_batch_free(tumen_batch *batch) noexcept
     int tumen_node_blame(tumen_node *node, uint64_t connection, const char *text) noexcept

@@ -86,7 +86,7 @@ def rpc_cast(
     args: Sequence[Any],
 ) -> None:
     """A cast to the `rex` of the node: one message, of which nothing is left here."""
-    what = (_CAST, _atom(module), _atom(function), list(args), home.group_leader)
+    what = (_CAST, calls.atom_of(module), calls.atom_of(function), list(args), home.group_leader)
     owner.cast((_REX, node), what)
 
 
@@ -115,7 +115,7 @@ async def multicall(
 ) -> dict[str, RpcResult]:
     """`Node.multicall`."""
     names = _names(nodes)
-    module, function, values = _atom(module), _atom(function), list(args)
+    module, function, values = calls.atom_of(module), calls.atom_of(function), list(args)
     encode(values)  # what is no term is the caller's mistake, not one of each node
     deadline = None if timeout is None else home.loop.time() + timeout
 
@@ -141,7 +141,7 @@ async def sbcast(
     """`Node.sbcast`."""
     names = _names(nodes)
     encode(message)
-    request = (_SBCAST, _atom(name), message)
+    request = (_SBCAST, calls.atom_of(name), message)
 
     async def work(proc: Process) -> dict[str, RpcResult]:
         results: dict[str, RpcResult] = {}
@@ -229,7 +229,7 @@ async def _in_process(home: Running, work: Callable[[Process], Awaitable[T]]) ->
                 result.set_result(value)
 
     process = home.start_process(main, (), None)
-    task = process._task
+    task = process._tumen_task
     assert task is not None
 
     # When the node stops, or a signal has ended the process.
@@ -256,7 +256,3 @@ def _down_error(peer: str, what: object, reason: Any) -> TumenError:
             may_have_executed=True,
         )
     return ServerDied(f"{what!r} died: {reason!r}", reason=reason, peer=peer)
-
-
-def _atom(name: str | Atom) -> Atom:
-    return name if isinstance(name, Atom) else Atom(name)

@@ -22,7 +22,7 @@ from ._core import (
     PendingCall,
     peer_of,
 )
-from ._term import Atom, Pid, Reference, decode, encode
+from ._term import Atom, Pid, Reference
 from .errors import (
     Busy,
     CallTimeout,
@@ -45,7 +45,10 @@ __all__ = [
     "RemoteOptions",
     "Room",
     "SpawnOptions",
+    "atom_of",
     "call",
+    "key_of",
+    "pid_of",
     "rpc",
     "send_wait",
     "spawn_remote",
@@ -55,6 +58,7 @@ Destination = Pid | str | Atom | tuple[str | Atom, str | Atom] | Reference | Cor
 
 _ERPC: Final = Atom("erpc")
 _SIGNAL: Final = Atom("signal")
+_RETURN: Final = Atom("return")
 
 # Pause where the queues of the whole node are full and no event of one connection tells when that
 # ends, seconds.
@@ -137,10 +141,16 @@ async def call(
         pending = begin(owner, dest, request)
     except Busy:
         pending, left = await _begin_later(home, dest, lambda: begin(owner, dest, request), timeout)
-    outcome = await _outcome(pending, left)
-    if outcome == OUTCOME_REPLIED:
+    # As _outcome, without a coroutine of its own.
+    try:
+        if left is not None:
+            pending.expire_after(left)
+        await pending.future
+    finally:
+        pending.close()
+    if pending.outcome == OUTCOME_REPLIED:
         return pending.value
-    raise _call_error(pending, outcome, owner, dest, timeout)
+    raise _call_error(pending, pending.outcome, owner, dest, timeout)
 
 
 def _call_error(
@@ -179,37 +189,52 @@ async def rpc(
     core = home.core
     values = list(args)
     result = core.make_ref()
-    what = [result, _atom(module), _atom(function), values]
+    what = [result, atom_of(module), atom_of(function), values]
     if peer == core.own:
         outcome, pending = await _rpc_here(home, owner, what, timeout)
     else:
         left = timeout
         leader = home.leader_of(owner)
-
-        def begin() -> PendingCall:
-            return core.spawn_begin(owner, peer, "erpc", "execute_call", what, leader=leader)
-
         try:
-            pending = begin()
+            pending = core.spawn_begin(owner, peer, "erpc", "execute_call", what, leader=leader)
         except Busy:
             pending, left = await _begin_later(
                 home,
                 (function, peer),
-                begin,
+                lambda: core.spawn_begin(owner, peer, "erpc", "execute_call", what, leader=leader),
                 timeout,
             )
-        outcome = await _outcome(pending, left)
-    name = f"{peer}: {_text(module)}:{_text(function)}/{len(values)}"
+        # As _outcome, without a coroutine of its own.
+        try:
+            if left is not None:
+                pending.expire_after(left)
+            await pending.future
+        finally:
+            pending.close()
+        outcome = pending.outcome
     if outcome == OUTCOME_DOWN:
-        return _rpc_value(pending, result, name)
+        value = pending.value
+        if type(value) is tuple and len(value) == 3 and value[1] == _RETURN and value[0] == result:
+            return value[2]
+    raise _rpc_error(owner, pending, outcome, what, timeout)
+
+
+def _rpc_error(
+    owner: CoreProcess, pending: PendingCall, outcome: int, what: list[Any], timeout: float | None
+) -> TumenError:
+    result, module, function, values = what
+    peer = pending.peer
+    name = f"{peer}: {module.text}:{function.text}/{len(values)}"
+    if outcome == OUTCOME_DOWN:
+        return _rpc_failure(pending, result, name)
     if outcome == OUTCOME_EXPIRED:
-        raise CallTimeout(
+        return CallTimeout(
             f"{name} did not return within {timeout} s",
             peer=peer,
             may_have_executed=pending.reached,
         )
     if outcome == OUTCOME_NOT_SPAWNED and pending.value != NO_CONNECTION:
-        raise RemoteError(
+        return RemoteError(
             f"{name} was not started: {pending.value!r}",
             klass="error",
             reason=(_ERPC, pending.value),
@@ -217,8 +242,8 @@ async def rpc(
             may_have_executed=False,
         )
     if outcome == OUTCOME_ENDED:
-        raise _ended(owner, pending)
-    raise _no_connection(pending)
+        return _ended(owner, pending)
+    return _no_connection(pending)
 
 
 async def _rpc_here(
@@ -226,7 +251,7 @@ async def _rpc_here(
 ) -> tuple[int, PendingCall]:
     """An exposed function of this very node: the same, without a spawn request."""
     # Arguments arrive as they would on another node.
-    what = decode(encode(what))
+    what = home.core.local_copy(what)
     key = home.core.spawn()
     pending = home.core.monitor_begin(owner, home.core.pid(key))
     home.workers.request(key, owner.pid, "erpc", "execute_call", what)
@@ -317,20 +342,18 @@ async def spawn_remote(
     )
 
 
-def _rpc_value(pending: PendingCall, result: Reference, name: str) -> Any:
-    """The exit reason of an erpc worker, as erpc:call shows it."""
+def _rpc_failure(pending: PendingCall, result: Reference, name: str) -> TumenError:
+    """The exit reason of an erpc worker that has not returned, as erpc:call shows it."""
     klass, reason, stack = "exit", (_SIGNAL, pending.value), []
     if pending.value == NO_CONNECTION:
-        raise _no_connection(pending)
+        return _no_connection(pending)
     if isinstance(pending.value, tuple):
         match pending.value:
-            case (ref, Atom("return"), value) if ref == result:
-                return value
             case (ref, Atom("throw" | "exit" | "error") as kind, value) if ref == result:
                 klass, reason = kind.text, value
             case (ref, Atom("error"), value, list(trace)) if ref == result:
                 klass, reason, stack = "error", value, trace
-    raise RemoteError(
+    return RemoteError(
         f"{name} raised {klass}: {reason!r}",
         klass=klass,
         reason=reason,
@@ -357,8 +380,22 @@ def _ended(owner: CoreProcess, pending: PendingCall) -> ProcessExited:
     )
 
 
-def _atom(name: str | Atom) -> Atom:
+def atom_of(name: str | Atom) -> Atom:
+    """A name as an atom."""
     return name if isinstance(name, Atom) else Atom(name)
+
+
+def key_of(pid: Pid) -> int:
+    """What the core knows a process of this node by."""
+    return pid.id | pid.serial << 32
+
+
+def pid_of(process: Pid | CoreProcess) -> Pid:
+    """The pid, where a `Pid` or a `Process` may be given. TypeError for anything else."""
+    pid = process.pid if isinstance(process, CoreProcess) else process
+    if not isinstance(pid, Pid):
+        raise TypeError(f"a Pid or a Process, not {process!r}")
+    return pid
 
 
 def _text(name: str | Atom) -> str:

@@ -44,12 +44,12 @@ class GenEvent(GenServer):
     async def _command(self, message: Any) -> Any:
         """What `gen_event` asks for: ``{Pid, {Pid, Tag}, Command}``."""
         _, origin, command = message
-        caller = Caller(self, *origin)
+        caller = Caller(self, origin[0], origin[1], origin is self._passed_on)
         result: Any = None
         own = self._handler_id()
         match command:
             case (Atom("sync_notify"), event):
-                result = await self._run(self.handle_event, event)
+                result = await self._tumen_run(self.handle_event, event)
                 await self._reply(caller, system.OK)
             case (Atom("call"), handler, query) if handler == own:
                 result = self._begin_call(query, caller)
@@ -86,7 +86,7 @@ class GenEvent(GenServer):
                 result = Stop(NORMAL)
                 await self._reply(caller, system.OK)
             case _:
-                return await self._run(self.handle_info, message)
+                return await self._tumen_run(self.handle_info, message)
         return result
 
     def _handler_id(self) -> Atom:

@@ -1,11 +1,11 @@
-"""What `Node.events` yields, and the bounded queue behind it."""
+"""What `Node.events` yields."""
 
 from __future__ import annotations
 
-import asyncio
-import collections
 import dataclasses
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
+
+from .stream import Stream
 
 if TYPE_CHECKING:
     from ._term import Pid
@@ -72,7 +72,8 @@ class Writable:
 @dataclasses.dataclass(frozen=True, slots=True)
 class Refused:
     """A message or an operation of a peer was not delivered (`DecodeRefused`): too large or too
-    deep, or not allowed. `to` is the process it was for, `size` its bytes."""
+    deep, or not allowed; or without its trace token. `to` is the process it was for, `size` its
+    bytes, or the token's."""
 
     node: str
     to: Pid | None
@@ -151,60 +152,12 @@ Event = (
 )
 
 
-class EventStream:
+class EventStream(Stream[Event]):
     """The events of one node since this object was made; ends when the node stops.
 
-    ``async for event in node.events()``. At most `count_max` events wait here: then the oldest
-    is dropped, and the next one read is a `Dropped` that says how many were.
+    ``async for event in node.events()``. At most `Limits.events_count_max` events wait here: then
+    the oldest is dropped, and the next one read is a `Dropped` that says how many were.
     """
 
-    def __init__(self, count_max: int) -> None:
-        self._events: collections.deque[Event] = collections.deque()
-        self._count_max = count_max
-        self._dropped = 0
-        self._closed = False
-        self._waiter: asyncio.Future[None] | None = None
-
-    def put(self, event: Event) -> None:
-        """Adds an event; for the node. The loop's thread only."""
-        if self._closed:
-            return
-        if len(self._events) >= self._count_max:
-            self._events.popleft()
-            self._dropped += 1
-        self._events.append(event)
-        self._wake()
-
-    def close(self) -> None:
-        """Nothing comes any more: a reader gets what waits, then the end. Idempotent."""
-        self._closed = True
-        self._wake()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Event:
-        while not self._events:
-            if self._closed:
-                raise StopAsyncIteration
-            if self._waiter is not None:
-                raise RuntimeError("another task reads these events already")
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        if self._dropped:
-            count, self._dropped = self._dropped, 0
-            return Dropped(count)
-        return self._events.popleft()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+    def _next(self, dropped: int) -> Event:
+        return Dropped(dropped) if dropped else super()._next(dropped)

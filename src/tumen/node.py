@@ -13,15 +13,16 @@ from .app import App, Exposures
 from .errors import CallTimeout, NoConnection, NoProc, ServerDied, TumenError
 from .info import BackendName, Connection, NodeInfo
 from .options import CORE_LIMITS, Driver, EpmdMode, Limits, NodeOptions
+from .outgoing import Outgoing
 from .running import Running
 from .supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 
     from ._core import Engine
-    from .broadcast import RpcResult
     from .calls import Destination
+    from .process import Process
     from .server import GenServer
     from .services.global_names import GlobalNames
     from .services.pg import Groups
@@ -66,7 +67,7 @@ class Monitor:
         raise TumenError("the monitor was ended before it fired", peer=self._pending.peer)
 
 
-class Node:
+class Node(Outgoing):
     """A node: ``async with Node("py@127.0.0.1", app=app) as node``.
 
     `name`
@@ -190,8 +191,8 @@ class Node:
         """Gets ready to stop: the node leaves its process groups, and goes on serving what still
         comes until it has been idle for half a second. To be followed by `stop`.
 
-        Idle: no call of an exposed function is running, every `GenServer` has an empty mailbox and
-        owes no reply. False when `timeout` seconds were not enough.
+        Idle: no call of an exposed function is running, every `GenServer` has an empty mailbox, is
+        inside no handler and owes no reply. False when `timeout` seconds were not enough.
         """
         return await self._running.drain(timeout)
 
@@ -215,6 +216,10 @@ class Node:
         if self._state is None:
             raise TumenError(f"node {self._options.name} is not running")
         return self._state
+
+    def _tumen_sender(self) -> tuple[Running, Process]:
+        state = self._running
+        return state, state.own_process
 
     # -- what it is
 
@@ -342,10 +347,7 @@ class Node:
 
     def events(self) -> events.EventStream:
         """Node events from now on: ``async for event in node.events()``. See `tumen.events`."""
-        state = self._running
-        stream = events.EventStream(self._limits.events_count_max)
-        state.streams.add(stream)
-        return stream
+        return self._running.events()
 
     # -- signals
 
@@ -353,43 +355,14 @@ class Node:
         """Sends a message from the node itself. Never blocks, connects if need be. Any thread.
 
         `dest`: a `Pid`, a local name, a ``(name, node)`` pair or an alias. `Busy` above the high
-        water of the connection, `EncodeError`, `LimitExceeded`.
+        water of the connection, `EncodeError`, `LimitExceeded`. What a process of this node gets:
+        see `Process.send`.
         """
         self._running.own_process.send(dest, message)
 
     def cast(self, dest: Destination, request: Any) -> None:
         """gen_server:cast: as `send`. Any thread."""
         self._running.own_process.cast(dest, request)
-
-    async def send_wait(self, dest: Destination, message: Any) -> None:
-        """As `send`, but waits for room where that raises `Busy`."""
-        await self._running.own_process.send_wait(dest, message)
-
-    def call(
-        self, dest: Destination, request: Any, timeout: float | None = 5.0
-    ) -> Coroutine[Any, Any, Any]:
-        """gen_server:call: the reply, to be awaited.
-
-        `CallTimeout` after `timeout` seconds (None: never), `NoProc`, `NoConnection`, `ServerDied`
-        with the reason. ``may_have_executed`` tells whether the request can have arrived. A late
-        reply reaches nobody.
-        """
-        return self._running.own_process.call(dest, request, timeout)
-
-    def rpc(
-        self,
-        node: str,
-        module: str | Atom,
-        function: str | Atom,
-        args: Sequence[Any] = (),
-        timeout: float | None = None,
-    ) -> Coroutine[Any, Any, Any]:
-        """erpc:call: runs a function on another node; its value, to be awaited.
-
-        `RemoteError` with class and reason when it raised, or could not be run; `NoConnection`;
-        `CallTimeout` after `timeout` seconds: then the work may go on over there.
-        """
-        return self._running.own_process.rpc(node, module, function, args, timeout)
 
     @overload
     async def spawn_remote(
@@ -454,49 +427,6 @@ class Node:
         if pending.following is not None:
             return pending.value, Monitor(pending.following)
         return pending.value
-
-    def rpc_cast(
-        self, node: str, module: str | Atom, function: str | Atom, args: Sequence[Any] = ()
-    ) -> None:
-        """rpc:cast: runs a function on another node; nobody hears what comes of it. As `send`."""
-        self._running.own_process.rpc_cast(node, module, function, args)
-
-    def multicall(
-        self,
-        nodes: Iterable[str | Atom],
-        module: str | Atom,
-        function: str | Atom,
-        args: Sequence[Any] = (),
-        timeout: float | None = None,
-    ) -> Coroutine[Any, Any, dict[str, RpcResult]]:
-        """erpc:multicall: runs a function on many nodes at once, to be awaited.
-
-        An `RpcResult` for each node, in the order given: its value, or the error that `rpc` would
-        have raised. One deadline: `timeout` seconds from now, whatever was answered by then stands.
-        """
-        return self._running.own_process.multicall(nodes, module, function, args, timeout)
-
-    def abcast(
-        self, nodes: Iterable[str | Atom], name: str | Atom, message: Any
-    ) -> dict[str, Exception]:
-        """rpc:abcast: sends to the process of that name on each node. Never blocks.
-
-        The nodes that it was not sent to, with the error of `send`, mostly `Busy`; mostly none.
-        """
-        return self._running.own_process.abcast(nodes, name, message)
-
-    async def sbcast(
-        self,
-        nodes: Iterable[str | Atom],
-        name: str | Atom,
-        message: Any,
-        timeout: float | None = 5.0,
-    ) -> dict[str, RpcResult]:
-        """rpc:sbcast: as `abcast`, and waits until each node has the message in that mailbox.
-
-        An `RpcResult` for each node; `NoProc` where nobody has that name.
-        """
-        return await broadcast.sbcast(self._running, nodes, name, message, timeout)
 
     async def put_chars(self, device: Destination, text: str, timeout: float | None = 5.0) -> None:
         """io:put_chars: prints to an I/O device, a group leader or ``("user", node)``.
@@ -575,7 +505,7 @@ class Node:
         pid = which if isinstance(which, Pid) else self.whereis(which)
         found = None
         if pid is not None and pid.node == core.own:
-            found = core.process(pid.id | pid.serial << 32)
+            found = core.process(calls.key_of(pid))
         if found is None or found.pid != pid:
             raise NoProc(f"{which!r} is no process of {self.name}", peer=self.name)
         if not isinstance(found, Supervisor):
@@ -585,7 +515,7 @@ class Node:
     def register(self, name: str | Atom, pid: Pid) -> None:
         """Gives a process of this node a name. `NameClash`, `NoProc`, ValueError."""
         core = self._running.core
-        key = pid.id | pid.serial << 32
+        key = calls.key_of(pid)
         if pid.node != core.own or core.pid(key) != pid:
             raise NoProc(f"{pid!r} is no process of {self.name}", peer=self.name)
         core.register(name, key)

@@ -55,7 +55,8 @@ class Limits:
     sendq_bytes_high: int = MIB
     # All send queues of the node together.
     sendq_bytes_node_max: int = 256 * MIB
-    # Messages that one process has not taken; over it the process ends, {mailbox_full, Bytes}.
+    # Messages that one process has not taken; over it the process ends, {mailbox_full, Bytes}. What
+    # comes from a process of this node weighs what it would on the wire, or little more.
     mailbox_bytes_max: int = 128 * MIB
     # What waits for the loop; over it the connection with most waiting bytes is closed.
     inbox_bytes_max: int = 512 * MIB

@@ -59,7 +59,8 @@ class Pool:
         return self._stopped
 
     def submit(self, work: Callable[[], None]) -> Job | None:
-        """Queues `work`, which must not raise; None when the queue is full or the pool stopped."""
+        """Queues `work`, which must not raise; None when the queue is full, the pool stopped, or it
+        has no thread and can make none."""
         with self._lock:
             if self._stopped or len(self._jobs) >= self._waiting_count_max:
                 return None
@@ -67,8 +68,9 @@ class Pool:
             self._jobs[job] = None
             if self._idle:
                 self._work_came.notify()
-            elif self._threads < self._threads_max:
-                self._start_thread()
+            elif self._threads < self._threads_max and not self._start_thread():
+                del self._jobs[job]
+                return None
             return job
 
     def abandon(self, job: Job) -> bool:
@@ -91,12 +93,16 @@ class Pool:
             self._jobs.clear()
             self._work_came.notify_all()
 
-    def _start_thread(self) -> None:
+    def _start_thread(self) -> bool:
+        """One more; False when there is none to work at all."""
         # Daemons: a function that never returns must not keep the interpreter from ending.
-        threading.Thread(
-            target=self._run, name=f"{self._name}-{self._threads}", daemon=True
-        ).start()
+        name = f"{self._name}-{self._threads}"
+        try:
+            threading.Thread(target=self._run, name=name, daemon=True).start()
+        except RuntimeError:
+            return self._threads > 0  # the system gives no more of them
         self._threads += 1
+        return True
 
     def _next(self) -> Callable[[], None] | None:
         """The next piece of work, marked as running; None when the pool has stopped."""

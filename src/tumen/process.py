@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from . import broadcast, calls
 from ._core import CoreProcess
+from .outgoing import Outgoing
 from .reasons import NORMAL, SHUTDOWN, crash_reason, exit_reason
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from ._term import Atom, Pid
-    from .broadcast import RpcResult
     from .calls import Destination
     from .node import Node
     from .running import Running
@@ -38,7 +38,7 @@ class Timer:
         self._handle.cancel()
 
 
-class Process(CoreProcess):
+class Process(CoreProcess, Outgoing):
     """A process of a node: ``async def main(proc)`` gets one; every `GenServer` is one.
 
     ``async for message in proc`` takes messages in the order of their arrival. It does not
@@ -51,6 +51,9 @@ class Process(CoreProcess):
     """
 
     _home: Running
+
+    def _tumen_sender(self) -> tuple[Running, Process]:
+        return self._home, self
 
     @property
     def node(self) -> Node:
@@ -77,61 +80,7 @@ class Process(CoreProcess):
                 if place >= 0:
                     return self._remove(place)
 
-    # -- signals that wait
-
-    async def send_wait(self, dest: Destination, message: Any) -> None:
-        """As `send`, but waits for room where that raises `Busy`."""
-        await calls.send_wait(self._home, dest, lambda: CoreProcess.send(self, dest, message))
-
-    def call(
-        self, dest: Destination, request: Any, timeout: float | None = 5.0
-    ) -> Coroutine[Any, Any, Any]:
-        """gen_server:call from this process, to be awaited. The errors of `Node.call`."""
-        return calls.call(self._home, self, dest, request, timeout)
-
-    def rpc(
-        self,
-        node: str,
-        module: str | Atom,
-        function: str | Atom,
-        args: Sequence[Any] = (),
-        timeout: float | None = None,
-    ) -> Coroutine[Any, Any, Any]:
-        """erpc:call from this process, to be awaited. The errors of `Node.rpc`."""
-        return calls.rpc(self._home, self, node, module, function, args, timeout)
-
-    def rpc_cast(
-        self, node: str, module: str | Atom, function: str | Atom, args: Sequence[Any] = ()
-    ) -> None:
-        """`Node.rpc_cast`."""
-        broadcast.rpc_cast(self._home, self, node, module, function, args)
-
-    def multicall(
-        self,
-        nodes: Iterable[str | Atom],
-        module: str | Atom,
-        function: str | Atom,
-        args: Sequence[Any] = (),
-        timeout: float | None = None,
-    ) -> Coroutine[Any, Any, dict[str, RpcResult]]:
-        """`Node.multicall` from this process."""
-        return broadcast.multicall(self._home, self, nodes, module, function, args, timeout)
-
-    def abcast(
-        self, nodes: Iterable[str | Atom], name: str | Atom, message: Any
-    ) -> dict[str, Exception]:
-        """`Node.abcast` from this process."""
-        return broadcast.abcast(self, nodes, name, message)
-
-    async def sbcast(
-        self,
-        nodes: Iterable[str | Atom],
-        name: str | Atom,
-        message: Any,
-        timeout: float | None = 5.0,
-    ) -> dict[str, RpcResult]:
-        """`Node.sbcast`."""
-        return await broadcast.sbcast(self._home, nodes, name, message, timeout)
+    # -- more signals
 
     async def print(
         self,

@@ -14,7 +14,16 @@ from .errors import Exit
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["KILLED", "NOPROC", "NORMAL", "NO_CONNECTION", "SHUTDOWN", "crash_reason", "exit_reason"]
+__all__ = [
+    "KILLED",
+    "NOPROC",
+    "NORMAL",
+    "NO_CONNECTION",
+    "SHUTDOWN",
+    "crash_reason",
+    "error_reason",
+    "exit_reason",
+]
 
 NORMAL: Final = Atom("normal")
 SHUTDOWN: Final = Atom("shutdown")
@@ -52,17 +61,23 @@ def exit_reason(error: BaseException, function: str, arity: int) -> Any:
     return crash_reason(error, function, arity)
 
 
+def error_reason(error: BaseException) -> Any:
+    """The reason of an `Exit`; ``{python_error, Type, Text}`` for any other exception."""
+    if isinstance(error, Exit):
+        return error.reason
+    return (_PYTHON_ERROR, type_name(error), _clip(str(error)))
+
+
 def remote_error(error: BaseException, module: Atom, function: Atom, arity: int) -> tuple[Any, Any]:
     """Reason and stack for an exposed function that raised: as erpc reports an ``error``.
 
     The outermost frame is ours, the caller of the function, and is left out.
     """
-    reason = (_PYTHON_ERROR, type_name(error), _clip(str(error)))
     stack = [
         (module, function, arity, [(_FILE, list(file.encode(errors="replace"))), (_LINE, line)])
         for file, line in _frames(error)
     ]
-    return reason, stack or [(module, function, arity, [])]
+    return error_reason(error), stack or [(module, function, arity, [])]
 
 
 def type_name(error: BaseException) -> str:

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from .node import Node
     from .options import Limits, NodeOptions
     from .server import GenServer
+    from .stream import Stream
 
 __all__ = ["Running"]
 
@@ -99,7 +100,9 @@ class Running:
         self.options = options
         self.limits = limits
         self.loop = asyncio.get_running_loop()
-        self.streams: weakref.WeakSet[events.EventStream] = weakref.WeakSet()
+        # Closed at the end, so that their readers end too; and the ones that hear of events.
+        self.streams: weakref.WeakSet[Stream[Any]] = weakref.WeakSet()
+        self._listening: weakref.WeakSet[events.EventStream] = weakref.WeakSet()
         self.connecting: dict[str, list[asyncio.Future[None]]] = {}
         self.exposures = exposures
         self._node_watchers: weakref.WeakKeyDictionary[Process, int] = weakref.WeakKeyDictionary()
@@ -175,7 +178,7 @@ class Running:
             await self._wait_registered()
 
     async def _start_servers(self) -> None:
-        await self.services.start()
+        self.services.start()
         for spec in self._specs:
             await self.start_server(spec.kind, spec.args, spec.name)
 
@@ -230,7 +233,7 @@ class Running:
 
     def _run(self, process: Process, main: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self.loop.create_task(main)
-        process._task = task
+        process._tumen_task = task
         task.add_done_callback(process._task_done)
         self._keep(task)
         return task
@@ -261,12 +264,29 @@ class Running:
         parent: GenServer | None,
     ) -> GenServer:
         """A server after its `init`; linked to `parent`, its supervisor, from the beginning."""
+        server, started = self.begin_server(kind, args, name, parent)
+        try:
+            await started
+        except asyncio.CancelledError:
+            if server._tumen_task is not None:
+                server._tumen_task.cancel()
+            raise
+        return server
+
+    def begin_server(
+        self,
+        kind: type[GenServer],
+        args: tuple[Any, ...],
+        name: str | Atom | None,
+        parent: GenServer | None = None,
+    ) -> tuple[GenServer, asyncio.Future[None]]:
+        """A server whose `init` is about to run, and what is resolved when it has."""
         server = kind()
         started: asyncio.Future[None] = self.loop.create_future()
         self._attach(server, name)
-        server._name = Atom(name) if isinstance(name, str) else name
+        server._tumen_name = Atom(name) if isinstance(name, str) else name
         if parent is not None:
-            server._parent = parent
+            server._tumen_parent = parent
             parent.link(server.pid)
         self._servers[server._key] = server
         task = self._run(server, server._serve(args, started))
@@ -276,12 +296,7 @@ class Running:
             server._start_failed(started, server.exit_reason, None)
 
         task.add_done_callback(ended)
-        try:
-            await started
-        except asyncio.CancelledError:
-            task.cancel()
-            raise
-        return server
+        return server, started
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs a coroutine of our own until it ends or the node stops."""
@@ -339,7 +354,8 @@ class Running:
         quiet_from = self.loop.time()
         while True:
             now = self.loop.time()
-            if self.workers.busy or any(server._busy for server in self._servers.values()):
+            serving = any(server._busy for server in self._servers.values())
+            if serving or self.workers.busy or self.core.building:
                 quiet_from = now
             elif now - quiet_from >= _QUIET_S:
                 return True
@@ -353,9 +369,9 @@ class Running:
             self.services.leave()
             me = asyncio.current_task()
             # Those below a supervisor are ended by it.
-            top = [server for server in self._servers.values() if server._parent is None]
+            top = [server for server in self._servers.values() if server._tumen_parent is None]
             for server in reversed(top):
-                await self._cancel({server._task} - {me, None})
+                await self._cancel({server._tumen_task} - {me, None})
             await self._cancel(self._tasks - {me})
             await self.workers.stop()
         finally:
@@ -391,6 +407,7 @@ class Running:
         self._handshake_warnings.close()
         for stream in list(self.streams):
             stream.close()
+        self.services.close()
         if self._driver is not None:
             self._driver.close()
         if not self.core.closed:
@@ -509,8 +526,14 @@ class Running:
                 process._deliver((what, Atom(name)))
 
     def _tell(self, event: events.Event) -> None:
-        for stream in list(self.streams):
+        for stream in list(self._listening):
             stream.put(event)
+
+    def events(self) -> events.EventStream:
+        stream = events.EventStream(self.limits.events_count_max)
+        self._listening.add(stream)
+        self.streams.add(stream)
+        return stream
 
     def _connected(self, name: str, error: BaseException | None) -> None:
         for future in self.connecting.pop(name, ()):

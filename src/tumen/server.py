@@ -10,7 +10,8 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from . import system
-from ._term import Atom, ImproperList, Pid, Reference
+from ._core import is_from, reply_address
+from ._term import Atom, Pid
 from .calls import send_wait
 from .errors import Busy, EncodeError, Exit, LimitExceeded, ServerDied
 from .process import Process
@@ -19,7 +20,7 @@ from .reasons import NORMAL, SHUTDOWN, exit_reason
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Caller", "GenServer", "NoReply", "Stop", "blocking"]
+__all__ = ["Caller", "GenServer", "NoReply", "Stop", "blocking", "is_from"]
 
 _log = logging.getLogger("tumen")
 
@@ -27,7 +28,6 @@ HandlerT = TypeVar("HandlerT", bound="Callable[..., Any]")
 
 _GEN_CALL: Final = Atom("$gen_call")
 _GEN_CAST: Final = Atom("$gen_cast")
-_ALIAS: Final = Atom("alias")
 _SYSTEM: Final = Atom("system")
 _EXIT: Final = Atom("EXIT")
 
@@ -46,6 +46,10 @@ class NoReply:
     """Returned by `handle_call`: the reply will come later, by ``caller.reply``."""
 
 
+# A `BatchServer` has answered the call, and others: nothing is left to be done for it.
+ANSWERED: Final = NoReply()
+
+
 class Stop:
     """Returned by a handler: the server stops with `reason`; a call is answered first."""
 
@@ -58,6 +62,10 @@ class Stop:
 
     def __repr__(self) -> str:
         return f"Stop({self.reason!r})"
+
+
+# Results of a handler that are no reply.
+_NO_VALUE: Final = (NoReply, Stop)
 
 
 class Caller:
@@ -74,12 +82,17 @@ class Caller:
         "replied",
     )
 
-    def __init__(self, process: Process, pid: Pid, tag: Any) -> None:
+    def __init__(self, process: Process, pid: Pid, tag: Any, passed_on: bool = False) -> None:
         self.pid = pid
         self._process = process
         self._tag = tag
-        self._address, self._monitor = _reply_address(pid, tag)
+        self._address, self._monitor = reply_address(pid, tag)
+        # Which connection to its node is the one that it waits behind.
         self._times_up = process._home.core.times_up(pid.node)
+        if passed_on:
+            # It watches the process that it has called, and there may be no connection to it yet.
+            self._monitor = None
+            self._times_up += not process._home.core.is_up(pid.node)
         # Whether `reply` was called.
         self.replied = False
 
@@ -97,16 +110,16 @@ class Caller:
     def abandoned(self) -> bool:
         """True once it is certain that nobody waits for this reply any more: the caller has given
         up or has ended (gen_server:call watches the server for as long as it waits), or its
-        connection has gone. Of a caller that does not watch, only the connection is known. A call
-        that another process has passed on looks abandoned: its caller watches that one. Any
-        thread."""
+        connection has gone. Of a caller that does not watch, only the connection is known; of one
+        whose call another process has passed on, too: it watches that process. Any thread."""
         process = self._process
         node, core = self.pid.node, process._home.core
         if self._monitor is not None:
             return not core.watched(process._key, self._monitor)
         if node == core.own:
             return False
-        return not core.is_up(node) or core.times_up(node) != self._times_up
+        times_up = core.times_up(node)
+        return times_up > self._times_up or (times_up == self._times_up and not core.is_up(node))
 
     def __repr__(self) -> str:
         return f"<Caller {self.pid!r}>"
@@ -117,6 +130,12 @@ def blocking(handler: HandlerT) -> HandlerT:
     threads. The server still handles one message at a time."""
     handler.__dict__["tumen_blocking"] = True
     return handler
+
+
+def is_blocking(handler: Any) -> bool:
+    """Whether `blocking` has marked it. Asked of the function: what a bound method lacks costs an
+    AttributeError each time."""
+    return getattr(getattr(handler, "__func__", handler), "tumen_blocking", False)
 
 
 class GenServer(Process):
@@ -130,19 +149,34 @@ class GenServer(Process):
     System messages (`sys:get_state`, `sys:suspend`, `gen_server:stop` …) are answered as a
     gen_server of OTP answers them; see `format_state`. While it is suspended, a server handles
     nothing else.
+
+    Attributes may have any name but those that begin with ``_tumen_``, and those of the private
+    methods here and above, which are refused: TypeError when the class is made, or when it starts.
     """
 
+    # Names that no subclass takes.
+    __methods: frozenset[str] = frozenset()
     # The supervisor that has started it, and its name then; what `sys` has turned on.
-    _parent: GenServer | None = None
-    _name: Atom | None = None
-    _suspended = False
-    _debug: system.Debug | None = None
+    _tumen_parent: GenServer | None = None
+    _tumen_name: Atom | None = None
+    _tumen_suspended = False
+    _tumen_debug: system.Debug | None = None
     # Its supervisor ends it, and sees to it that it does not take too long.
-    _unhurried = False
+    _tumen_unhurried = False
     # Callers whose handler returned NoReply.
-    _owed: weakref.WeakSet[Caller] | None = None
+    _tumen_owed: weakref.WeakSet[Caller] | None = None
     # `terminate` runs, or has run.
-    _terminating = False
+    _tumen_terminating = False
+    # A handler is being awaited: it may wait for mail itself.
+    _tumen_handling = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.__methods = _methods_of_ours(cls)
+        for base in cls.__mro__:
+            for name in () if _is_ours(base) else vars(base):
+                if name.startswith("_tumen_") or name in cls.__methods:
+                    raise _reserved(cls, name)
 
     # -- to be overridden
 
@@ -187,18 +221,21 @@ class GenServer(Process):
         """What the task of this server runs."""
         reason: Any
         try:
-            if not await self._init(args, started):
+            if not await self.__init(args, started):
                 return
-            reason = await self._loop()
+            reason = await self.__loop()
         except asyncio.CancelledError:
             await self._shut_down()
             raise
         await self._terminate(reason)
         self._end(reason)
 
-    async def _init(self, args: tuple[Any, ...], started: asyncio.Future[None]) -> bool:
+    async def __init(self, args: tuple[Any, ...], started: asyncio.Future[None]) -> bool:
         try:
+            # What __init__ has set, and then what init has.
+            self.__check_names()
             result = await self._begin(args)
+            self.__check_names()
         except Exception as error:
             self._start_failed(started, exit_reason(error, "init", 1), error)
             return False
@@ -209,8 +246,15 @@ class GenServer(Process):
             started.set_result(None)
         return True
 
+    def __check_names(self) -> None:
+        for name in vars(self):
+            if name in self.__methods:
+                raise _reserved(type(self), name)
+        if not hasattr(self._home, "begin_server"):
+            raise _reserved(type(self), "_home")
+
     async def _begin(self, args: tuple[Any, ...]) -> Any:
-        return await self._run(self.init, *args)
+        return await self._tumen_run(self.init, *args)
 
     def _start_failed(
         self, started: asyncio.Future[None], reason: Any, cause: Exception | None
@@ -225,19 +269,20 @@ class GenServer(Process):
             error.__cause__ = cause
             started.set_exception(error)
 
-    async def _loop(self) -> Any:
+    async def __loop(self) -> Any:
         """Handles messages until one ends the server; the reason."""
         function, arity = "handle_info", 1
         try:
             async for message in self:
                 kind = message[0] if type(message) is tuple and message else None
-                debug = self._debug
+                debug = self._tumen_debug
                 caller = None
                 if kind == _GEN_CALL and len(message) == 3 and is_from(message[1]):
                     function, arity = "handle_call", 2
                     if debug is not None:
                         debug.received(self, message)
-                    caller = Caller(self, *message[1])
+                    origin = message[1]
+                    caller = Caller(self, origin[0], origin[1], origin is self._passed_on)
                     result = self._begin_call(message[2], caller)
                 elif kind == _GEN_CAST and len(message) == 2:
                     function, arity = "handle_cast", 1
@@ -247,7 +292,7 @@ class GenServer(Process):
                 elif kind in (_SYSTEM, _EXIT) and self._is_of_system(message):
                     function, arity = "handle_system_msg", 1
                     ended = await self._system(message)
-                    while ended is None and self._suspended:
+                    while ended is None and self._tumen_suspended:
                         ended = await self._system(await self.receive(self._is_of_system))
                     if ended is not None:
                         return ended[0]
@@ -258,13 +303,15 @@ class GenServer(Process):
                         debug.received(self, message)
                     result = self._info(message)
                 if hasattr(result, "__await__"):
+                    self._tumen_handling = True
                     result = await result
-                if caller is not None:
+                    self._tumen_handling = False
+                if caller is not None and not self._reply_now(caller, result):
                     await self._reply(caller, result)
                 if isinstance(result, Stop):
                     return result.reason
-                if debug is not None:
-                    replied = caller is not None and not _is_no_reply(result)
+                if debug is not None and result is not ANSWERED:
+                    replied = caller is not None and not is_no_reply(result)
                     debug.handled(self, message, result, replied=replied)
         except Exception as error:
             if self.alive and not isinstance(error, Exit):
@@ -291,57 +338,54 @@ class GenServer(Process):
         the work would be for nobody. No call overtakes another message, nor one of the same
         process: between different callers there is no order to be kept.
         """
-        waiting: dict[Pid, tuple[Caller, Any]] = {}
+        waiting: dict[Pid, tuple[Caller, object]] = {}
         turn = self._home.loop.time()
         while True:
             self._gather_calls(waiting)
             if not waiting:
                 return NoReply
-            caller, message = waiting.popitem()[1]
-            if self._debug is not None:
-                self._debug.received(self, message)
+            caller, mail = waiting.popitem()[1]
+            message = self._open(mail)
+            if self._tumen_debug is not None:
+                self._tumen_debug.received(self, message)
             result = self._handle_call(message[2], caller)
             if hasattr(result, "__await__"):
                 result = await result
             await self._reply(caller, result)
             if isinstance(result, Stop):
                 return Stop(result.reason)
-            if self._debug is not None:
-                self._debug.handled(self, message, result, replied=not _is_no_reply(result))
+            if self._tumen_debug is not None:
+                self._tumen_debug.handled(self, message, result, replied=not is_no_reply(result))
             if self._home.loop.time() - turn > _TURN_S:
                 await asyncio.sleep(0)
                 turn = self._home.loop.time()
 
-    def _gather_calls(self, waiting: dict[Pid, tuple[Caller, Any]]) -> None:
+    def _gather_calls(self, waiting: dict[Pid, tuple[Caller, object]]) -> None:
         """Takes the calls at the head of the mailbox, up to the first message of another kind, and
         drops those whose callers have given up: the oldest first, so that the newest of what
-        waits here is always so many calls away from that."""
-        found: Any = None
-
-        def is_call(message: Any) -> bool:
-            nonlocal found
-            found = message
-            return True
-
+        waits here is always so many calls away from that. What a process has passed on stays in
+        the order in which that process has sent it."""
+        self._check()
         dropped = 0
         while True:
             while waiting and (oldest := next(iter(waiting.values())))[0].abandoned:
                 self._not_begun(oldest[0])
                 del waiting[oldest[0].pid]
                 dropped += 1
-            if len(waiting) >= _NEWEST_OF_COUNT or self._find(is_call) != 0:
+            if len(waiting) >= _NEWEST_OF_COUNT or not self._waiting():
                 return
             if dropped >= _DROPPED_COUNT:
                 return  # the loop gets its turn between two calls
-            if type(found) is not tuple or len(found) != 3 or found[0] != _GEN_CALL:
+            found, passed_on = self._peek()
+            if passed_on or type(found) is not tuple or len(found) != 3 or found[0] != _GEN_CALL:
                 return
             if not is_from(found[1]) or found[1][0] in waiting:
                 return
-            waiting[found[1][0]] = (Caller(self, *found[1]), self._remove(0))
+            waiting[found[1][0]] = (Caller(self, *found[1]), self._take_sealed())
 
     def _handle_call(self, request: Any, caller: Caller) -> Any:
         handler = self.handle_call
-        if not getattr(handler, "tumen_blocking", False):
+        if not is_blocking(handler):
             return handler(request, caller)
 
         def run() -> Any:
@@ -353,21 +397,31 @@ class GenServer(Process):
     @property
     def _busy(self) -> bool:
         """Whether something is being handled, or waits for it, or a reply is owed to a caller."""
-        if self._waiting() or not self._asleep:
+        if self._waiting() or self._tumen_handling or not self._asleep:
             return True
-        return any(not caller.replied and not caller.abandoned for caller in self._owed or ())
+        return any(not caller.replied and not caller.abandoned for caller in self._tumen_owed or ())
 
     def _not_begun(self, caller: Caller) -> type[NoReply]:
         _log.debug("%r: a call of %r was not begun: nobody waits for it", self, caller)
         return NoReply
 
+    def _reply_now(self, caller: Caller, result: Any) -> bool:
+        """Answers a call at once, if its handler has returned a reply and there is room."""
+        if result is NoReply or isinstance(result, _NO_VALUE):
+            return False
+        try:
+            caller.reply(result)
+        except Busy:
+            return False
+        return True
+
     async def _reply(self, caller: Caller, result: Any) -> None:
         """Answers a call with what its handler has returned."""
-        if _is_no_reply(result):
+        if is_no_reply(result):
             if not caller.replied:
-                if self._owed is None:
-                    self._owed = weakref.WeakSet()
-                self._owed.add(caller)
+                if self._tumen_owed is None:
+                    self._tumen_owed = weakref.WeakSet()
+                self._tumen_owed.add(caller)
             return
         if isinstance(result, Stop):
             if not result.has_reply:
@@ -385,7 +439,7 @@ class GenServer(Process):
             return False
         if message[0] == _SYSTEM:
             return is_from(message[1])
-        parent = self._parent
+        parent = self._tumen_parent
         return message[0] == _EXIT and parent is not None and message[1] == parent.pid
 
     async def _system(self, message: Any) -> tuple[Any] | None:
@@ -407,20 +461,20 @@ class GenServer(Process):
 
     def _invoke(self, handler: Callable[..., Any], *args: Any) -> Any:
         """The result of a handler, or something to be awaited for it."""
-        if getattr(handler, "tumen_blocking", False):
+        if is_blocking(handler):
             return self._home.in_pool(handler, args)
         return handler(*args)
 
-    async def _run(self, handler: Callable[..., Any], *args: Any) -> Any:
+    async def _tumen_run(self, handler: Callable[..., Any], *args: Any) -> Any:
         result = self._invoke(handler, *args)
         return await result if hasattr(result, "__await__") else result
 
     async def _terminate(self, reason: Any) -> None:
         if not self.alive:
             return
-        self._terminating = True
+        self._tumen_terminating = True
         try:
-            await self._run(self.terminate, reason)
+            await self._tumen_run(self.terminate, reason)
         except Exception:
             _log.exception("%r crashed in terminate/1", self)
 
@@ -429,7 +483,7 @@ class GenServer(Process):
         if not self.alive:
             return
         try:
-            limit = None if self._unhurried else self._home.limits.shutdown_time_ms / 1000
+            limit = None if self._tumen_unhurried else self._home.limits.shutdown_time_ms / 1000
             async with asyncio.timeout(limit):
                 await self._terminate(SHUTDOWN)
         except TimeoutError:
@@ -438,32 +492,26 @@ class GenServer(Process):
             self._end(SHUTDOWN)
 
 
-def _is_no_reply(result: Any) -> bool:
+def _is_ours(kind: type) -> bool:
+    return kind is object or kind.__module__.partition(".")[0] == __package__
+
+
+def _methods_of_ours(kind: type) -> frozenset[str]:
+    """Private methods of a class of servers that are called by name."""
+    found: dict[str, Any] = {}
+    for base in kind.__mro__:
+        if _is_ours(base):
+            found = {**vars(base), **found}
+    return frozenset(
+        name
+        for name, value in found.items()
+        if name.startswith("_") and not name.startswith("__") and hasattr(value, "__get__")
+    )
+
+
+def _reserved(kind: type, name: str) -> TypeError:
+    return TypeError(f"{kind.__qualname__}: the name {name} is in use by the class that it extends")
+
+
+def is_no_reply(result: Any) -> bool:
     return result is NoReply or isinstance(result, NoReply)
-
-
-def is_from(value: Any) -> bool:
-    """Whether it is the ``{Pid, Tag}`` of a caller."""
-    return type(value) is tuple and len(value) == 2 and isinstance(value[0], Pid)
-
-
-def _reply_address(pid: Pid, tag: Any) -> tuple[Pid | Reference, Reference | None]:
-    """Where a reply goes, and the monitor that stands for as long as the caller waits.
-
-    The tag `[alias|Ref]` of gen:call names an alias that is the monitor too, `[[alias|Ref]|Mon]` of
-    multi_call an alias and a monitor.
-    """
-    alias = _alias(tag)
-    if alias is not None:
-        return alias, alias
-    if isinstance(tag, ImproperList):
-        alias = _alias(tag.items[0])
-        if alias is not None and isinstance(tag.tail, Reference):
-            return alias, tag.tail
-    return pid, None
-
-
-def _alias(place: Any) -> Reference | None:
-    if isinstance(place, ImproperList) and place.items == (_ALIAS,):
-        return place.tail if isinstance(place.tail, Reference) else None
-    return None

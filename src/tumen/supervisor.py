@@ -234,12 +234,12 @@ class Supervisor(GenServer):
     def __init__(self) -> None:
         super().__init__()
         # By the encoded id, in the order of their start.
-        self._tree: dict[bytes, _Child] = {}
-        self._by_pid: dict[Pid, _Child] = {}
-        self._restarts: collections.deque[float] = collections.deque()
-        self._jobs: collections.deque[_Job] = collections.deque()
+        self.__tree: dict[bytes, _Child] = {}
+        self.__by_pid: dict[Pid, _Child] = {}
+        self.__restarts: collections.deque[float] = collections.deque()
+        self.__jobs: collections.deque[_Job] = collections.deque()
         # Nobody else knows it: what carries it is from us.
-        self._tag: Reference | None = None
+        self.__tag: Reference | None = None
 
     async def init(self, *args: Any) -> Iterable[ChildSpec]:
         """The specs of the children that are started now, in order. Or a `Stop`."""
@@ -280,7 +280,7 @@ class Supervisor(GenServer):
     def which_children(self) -> list[tuple[Any, Pid | Atom, Atom, list[Atom]]]:
         """``(id, pid or `undefined` or `restarting`, `worker` or `supervisor`, modules)`` of each
         child, the one that was started last first, as OTP has it."""
-        return [child.row() for child in reversed(self._tree.values())]
+        return [child.row() for child in reversed(self.__tree.values())]
 
     def count_children(self) -> dict[str, int]:
         """How many children: ``specs``, ``active``, ``supervisors``, ``workers``."""
@@ -288,7 +288,7 @@ class Supervisor(GenServer):
 
     def get_childspec(self, child_id: Any) -> ChildSpec:
         """`ChildError`: `not_found`."""
-        child = self._tree.get(_key(child_id))
+        child = self.__tree.get(_key(child_id))
         if child is None:
             raise ChildError(f"no child {child_id!r}", reason=_NOT_FOUND)
         return child.spec
@@ -299,8 +299,8 @@ class Supervisor(GenServer):
             Atom("intensity"): self.intensity,
             Atom("period"): self.period,
             Atom("auto_shutdown"): Atom(self.auto_shutdown),
-            Atom("restarts"): len(self._restarts),
-            Atom("children"): [child.row() for child in self._tree.values()],
+            Atom("restarts"): len(self.__restarts),
+            Atom("children"): [child.row() for child in self.__tree.values()],
         }
 
     def _status_extra(self) -> list[Any]:
@@ -310,27 +310,27 @@ class Supervisor(GenServer):
 
     async def _ask(self, operation: Callable[[], Awaitable[Any]]) -> Any:
         """Runs `operation` between two messages, on the supervisor's own task."""
-        if asyncio.current_task() is self._task:
+        if asyncio.current_task() is self._tumen_task:
             return await operation()
         job = _Job(operation, self._home.loop.create_future())
         # Raises ProcessExited when there is no supervisor any more.
-        self.send(self.pid, (_JOB, self._tag))
-        self._jobs.append(job)
+        self.send(self.pid, (_JOB, self.__tag))
+        self.__jobs.append(job)
         return await job.done
 
     # -- life
 
     async def _begin(self, args: tuple[Any, ...]) -> Any:
         self.trap_exit = True
-        self._tag = self._home.core.make_ref()
+        self.__tag = self._home.core.make_ref()
         self._check_options()
         try:
-            stop = await self._begin_children(await self._run(self.init, *args))
+            stop = await self._begin_children(await self._tumen_run(self.init, *args))
         except Exception:
-            await self._end_all(list(self._tree.values()))
+            await self._end_all(list(self.__tree.values()))
             raise
         if stop is not None:
-            await self._end_all(list(self._tree.values()))
+            await self._end_all(list(self.__tree.values()))
         return stop
 
     async def _begin_children(self, specs: Any) -> Stop | None:
@@ -338,10 +338,10 @@ class Supervisor(GenServer):
             return specs
         children = [_Child(spec) for spec in specs]
         for child in children:
-            if child.key in self._tree:
+            if child.key in self.__tree:
                 raise ValueError(f"two children with the id {child.spec.id!r}")
             self._check_significant(child.spec)
-            self._tree[child.key] = child
+            self.__tree[child.key] = child
         failed = await self._start_all(children)
         if failed is None:
             return None
@@ -365,14 +365,14 @@ class Supervisor(GenServer):
 
     async def _terminate(self, reason: Any) -> None:
         if self.alive:
-            await self._end_all(list(self._tree.values()))
+            await self._end_all(list(self.__tree.values()))
         await super()._terminate(reason)
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
         super()._task_done(task)
-        for job in self._jobs:
+        for job in self.__jobs:
             job.fail(ProcessExited(f"{self!r} has ended", reason=self.exit_reason))
-        self._jobs.clear()
+        self.__jobs.clear()
 
     # -- messages
 
@@ -383,10 +383,10 @@ class Supervisor(GenServer):
             case Atom("count_children"):
                 return self._counts()
             case (Atom("which_child"), child_id):
-                child = self._tree.get(encode(child_id))
+                child = self.__tree.get(encode(child_id))
                 return (ERROR, _NOT_FOUND) if child is None else (OK, child.row())
             case (Atom("get_childspec"), child_id):
-                child = self._tree.get(encode(child_id))
+                child = self.__tree.get(encode(child_id))
                 return (ERROR, _NOT_FOUND) if child is None else (OK, child.shown())
             case (Atom("start_child"), spec):
                 return await self._start_of_peer(spec, caller)
@@ -402,8 +402,8 @@ class Supervisor(GenServer):
 
     async def handle_cast(self, request: Any) -> Any:
         match request:
-            case (Atom("try_again_restart"), Reference() as tag, bytes(key)) if tag == self._tag:
-                child = self._tree.get(key)
+            case (Atom("try_again_restart"), Reference() as tag, bytes(key)) if tag == self.__tag:
+                child = self.__tree.get(key)
                 if child is not None and child.restarting:
                     return await self._restart(child)
                 return None
@@ -412,13 +412,13 @@ class Supervisor(GenServer):
     async def handle_info(self, message: Any) -> Any:
         match message:
             case (Atom("EXIT"), Pid() as pid, reason):
-                child = self._by_pid.get(pid)
+                child = self.__by_pid.get(pid)
                 if child is None or child.process is None or self._lives(child.process):
                     # Of a process that is no child, or not any more; or it is not true.
                     return None
-                del self._by_pid[pid]
+                del self.__by_pid[pid]
                 return await self._child_ended(child, reason)
-            case (Atom("$tumen_job"), Reference() as tag) if tag == self._tag:
+            case (Atom("$tumen_job"), Reference() as tag) if tag == self.__tag:
                 return await self._run_job()
         _log.error("%r got an unexpected message: %r", self, message)
         return None
@@ -428,7 +428,7 @@ class Supervisor(GenServer):
         return process.alive and self._home.core.alive(process._key)
 
     async def _run_job(self) -> None:
-        job = self._jobs.popleft() if self._jobs else None
+        job = self.__jobs.popleft() if self.__jobs else None
         if job is None or job.done.done():
             return
         try:
@@ -442,7 +442,7 @@ class Supervisor(GenServer):
     # -- what is asked of it: the replies are Erlang's
 
     def _counts(self) -> list[tuple[Atom, int]]:
-        children = list(self._tree.values())
+        children = list(self.__tree.values())
         supervisors = sum(child.spec.type == "supervisor" for child in children)
         active = sum(child.process is not None and child.process.alive for child in children)
         return [
@@ -453,7 +453,7 @@ class Supervisor(GenServer):
         ]
 
     async def _start_new(self, child: _Child) -> Any:
-        present = self._tree.get(child.key)
+        present = self.__tree.get(child.key)
         if present is not None:
             if present.process is not None:
                 return (ERROR, (_ALREADY_STARTED, present.process.pid))
@@ -463,17 +463,24 @@ class Supervisor(GenServer):
         if failed is not None:
             return (ERROR, failed)
         child.unrepeatable = child.spec.restart == "temporary"
-        self._tree[child.key] = child
+        self.__tree[child.key] = child
         return self._running(child)
 
-    async def _restart_known(self, key: bytes) -> Any:
-        child = self._tree.get(key)
+    def _not_running(self, key: bytes) -> tuple[_Child | None, Any]:
+        """The child of that id if it is not running; else why it is none."""
+        child = self.__tree.get(key)
         if child is None:
-            return (ERROR, _NOT_FOUND)
+            return None, (ERROR, _NOT_FOUND)
         if child.restarting:
-            return (ERROR, _RESTARTING)
+            return None, (ERROR, _RESTARTING)
         if child.process is not None:
-            return (ERROR, _RUNNING)
+            return None, (ERROR, _RUNNING)
+        return child, None
+
+    async def _restart_known(self, key: bytes) -> Any:
+        child, refusal = self._not_running(key)
+        if child is None:
+            return refusal
         failed = await self._start_one(child)
         return self._running(child) if failed is None else (ERROR, failed)
 
@@ -481,7 +488,7 @@ class Supervisor(GenServer):
         return (OK, child.pid)
 
     async def _terminate_known(self, key: bytes) -> Any:
-        child = self._tree.get(key)
+        child = self.__tree.get(key)
         if child is None:
             return (ERROR, _NOT_FOUND)
         await self._end_child(child)
@@ -489,14 +496,10 @@ class Supervisor(GenServer):
         return OK
 
     async def _delete_known(self, key: bytes) -> Any:
-        child = self._tree.get(key)
+        child, refusal = self._not_running(key)
         if child is None:
-            return (ERROR, _NOT_FOUND)
-        if child.restarting:
-            return (ERROR, _RESTARTING)
-        if child.process is not None:
-            return (ERROR, _RUNNING)
-        del self._tree[key]
+            return refusal
+        del self.__tree[key]
         return OK
 
     async def _start_of_peer(self, spec: Any, caller: Caller) -> Any:
@@ -558,7 +561,7 @@ class Supervisor(GenServer):
             return self._not_started(child, crash_reason(error, "start", len(spec.args)))
         child.process = process
         child.restarting = False
-        self._by_pid[process.pid] = child
+        self.__by_pid[process.pid] = child
         _log.debug("%r: child %r is %r", self, spec.id, process.pid)
         return None
 
@@ -577,14 +580,14 @@ class Supervisor(GenServer):
         child.process = None
         child.restarting = False
         if child.spec.restart == "temporary":
-            self._tree.pop(child.key, None)
+            self.__tree.pop(child.key, None)
 
     async def _end_child(self, child: _Child) -> None:
         """Ends a child if it is running, by force when it takes too long."""
         process, spec = child.process, child.spec
         if process is None:
             return
-        self._by_pid.pop(process.pid, None)
+        self.__by_pid.pop(process.pid, None)
         kill = spec.shutdown == "brutal_kill"
         seconds = None if isinstance(spec.shutdown, str) else spec.shutdown
         ended = self._home.core.monitor_begin(self, process.pid)
@@ -609,14 +612,14 @@ class Supervisor(GenServer):
             _log.error("%r: child %r ended with %r", self, spec.id, reason)
 
     def _tell_to_end(self, process: Process) -> None:
-        if not isinstance(process, GenServer) or process.trap_exit or process._task is None:
+        if not isinstance(process, GenServer) or process.trap_exit or process._tumen_task is None:
             self.exit(process.pid, SHUTDOWN)
             return
         # The signal alone would kill it: `terminate` would not run. And one that ends by itself
         # just now is left to it.
-        if not process._terminating:
-            process._unhurried = True
-            process._task.cancel()
+        if not process._tumen_terminating:
+            process._tumen_unhurried = True
+            process._tumen_task.cancel()
 
     # -- restarts
 
@@ -633,7 +636,7 @@ class Supervisor(GenServer):
         if self.auto_shutdown == "never" or not spec.significant:
             return None
         if self.auto_shutdown == "all_significant" and any(
-            other.spec.significant and other.pid != UNDEFINED for other in self._tree.values()
+            other.spec.significant and other.pid != UNDEFINED for other in self.__tree.values()
         ):
             return None
         return Stop(SHUTDOWN)
@@ -653,26 +656,26 @@ class Supervisor(GenServer):
         child.process = None
         concerned = [child]
         if self.strategy != "one_for_one":
-            concerned = list(self._tree.values())
+            concerned = list(self.__tree.values())
             if self.strategy == "rest_for_one":
                 concerned = concerned[concerned.index(child) :]
             await self._end_all(concerned)
-            concerned = [one for one in concerned if one.key in self._tree]
+            concerned = [one for one in concerned if one.key in self.__tree]
         failed = await self._start_all(concerned)
         if failed is not None:
             again = failed[0]
             again.restarting = True
-            self.cast(self.pid, (_TRY_AGAIN, self._tag, again.key))
+            self.cast(self.pid, (_TRY_AGAIN, self.__tag, again.key))
         return None
 
     def _may_restart(self) -> bool:
         """Counts a restart, unless that is one too many."""
         now = self._home.loop.time()
-        while self._restarts and self._restarts[0] < now - self.period:
-            self._restarts.popleft()
-        if len(self._restarts) >= self.intensity:
+        while self.__restarts and self.__restarts[0] < now - self.period:
+            self.__restarts.popleft()
+        if len(self.__restarts) >= self.intensity:
             return False
-        self._restarts.append(now)
+        self.__restarts.append(now)
         return True
 
 

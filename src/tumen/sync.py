@@ -8,37 +8,94 @@ here is reached through ``sync_node.node`` and `run`.
         print(node.call(("counter", "app@127.0.0.1"), Atom("get")))
 """
 
+# ruff: noqa: SLF001 - a node and what it gives away know each other
+
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
+import functools
 import inspect
+import logging
 import threading
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Final,
+    Literal,
+    ParamSpec,
+    Self,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from . import node as _node
 from .errors import TumenError
+from .stream import Stream
 
 if TYPE_CHECKING:
-    import concurrent.futures
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 
-    from ._term import Atom, Pid
-    from .broadcast import RpcResult
+    from . import calls
+    from ._term import Atom, Pid, Reference
     from .calls import Destination
-    from .events import Event, EventStream
-    from .info import BackendName, Connection, NodeInfo
+    from .events import Event
+    from .info import BackendName
+    from .options import Limits
     from .server import GenServer
 
-__all__ = ["Node"]
+__all__ = ["Monitor", "Node"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+_log = logging.getLogger("tumen")
+
+# Work that does not end when it is cancelled is left alone after this, seconds.
+_CANCEL_WAIT_S: Final = 5.0
+
+
+class _Stopped(TumenError):
+    """The node does not run, or has stopped meanwhile."""
+
+
+def _runs(method: Callable[Concatenate[_node.Node, P], T]) -> Callable[Concatenate[Node, P], T]:
+    """The method of `tumen.Node`, on its loop."""
+
+    @functools.wraps(method)
+    def run(self: Node, /, *args: P.args, **options: P.kwargs) -> T:
+        return self._do(lambda: method(self.node, *args, **options))
+
+    return run
+
+
+def _awaits(
+    method: Callable[Concatenate[_node.Node, P], Awaitable[T]],
+) -> Callable[Concatenate[Node, P], T]:
+    """The method of `tumen.Node`, on its loop and to its end."""
+
+    @functools.wraps(method)
+    def run(self: Node, /, *args: P.args, **options: P.kwargs) -> T:
+        async def work() -> T:
+            return await method(self.node, *args, **options)
+
+        return self.run(work())
+
+    return run
 
 
 class Node:
-    """`tumen.Node` with blocking methods: same names, arguments and errors. Any thread."""
+    """`tumen.Node` with blocking methods: same names, arguments and errors. Any thread.
+
+    Who waits when the node stops gets a `TumenError`, and iterations end.
+    """
 
     def __init__(self, name: str, **options: Any) -> None:
         self.node = _node.Node(name, **options)
+        self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
@@ -46,14 +103,15 @@ class Node:
 
     def start(self) -> None:
         """Starts the loop's thread and the node."""
-        if self._loop is not None:
-            raise RuntimeError(f"{self.node.name} is running already")
-        self._loop = asyncio.new_event_loop()
-        # A daemon: a script that ends without stop() must not hang.
-        self._thread = threading.Thread(
-            target=_run_loop, args=(self._loop,), name=f"tumen-{self.node.name}", daemon=True
-        )
-        self._thread.start()
+        with self._lock:
+            if self._loop is not None:
+                raise RuntimeError(f"{self.node.name} is running already")
+            self._loop = asyncio.new_event_loop()
+            # A daemon: a script that ends without stop() must not hang.
+            self._thread = threading.Thread(
+                target=_run_loop, args=(self._loop,), name=f"tumen-{self.node.name}", daemon=True
+            )
+            self._thread.start()
         try:
             self.run(self.node.start())
         except BaseException:
@@ -65,7 +123,9 @@ class Node:
         if self._loop is None:
             return
         try:
-            self.run(self.node.stop())
+            # Another thread may stop it too.
+            with contextlib.suppress(_Stopped):
+                self.run(self.node.stop())
         finally:
             self._end_loop()
 
@@ -78,16 +138,24 @@ class Node:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine on the node's loop and returns its result: for what is not here."""
-        loop = self._loop
-        if loop is None:
-            work.close()
-            raise TumenError(f"node {self.node.name} is not running")
-        if threading.current_thread() is self._thread:
-            work.close()
-            raise RuntimeError("this is the thread of the node's loop: await tumen.Node instead")
-        future: concurrent.futures.Future[T] = asyncio.run_coroutine_threadsafe(work, loop)
+        with self._lock:
+            # What is handed over under the lock, the loop sees before it ends.
+            loop = self._loop
+            if loop is None:
+                work.close()
+                raise _Stopped(f"node {self.node.name} is not running")
+            if threading.current_thread() is self._thread:
+                work.close()
+                raise RuntimeError(
+                    "this is the thread of the node's loop: await tumen.Node instead"
+                )
+            future = asyncio.run_coroutine_threadsafe(work, loop)
         try:
             return future.result()
+        except concurrent.futures.CancelledError:
+            if self._loop is loop:
+                raise
+            raise _Stopped(f"node {self.node.name} was stopped") from None
         except BaseException:
             # KeyboardInterrupt: the work must not go on unseen.
             future.cancel()
@@ -100,11 +168,30 @@ class Node:
         return self.run(work())
 
     def _end_loop(self) -> None:
-        loop, thread = self._loop, self._thread
-        self._loop = self._thread = None
+        with self._lock:
+            loop, thread = self._loop, self._thread
+            self._loop = self._thread = None
         if loop is not None and thread is not None:
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
+
+    def _each(self, source: AsyncIterator[Any]) -> Iterator[Any]:
+        """The items of something asynchronous, up to its end or the node's."""
+
+        async def following() -> Any:
+            return await anext(source, _END)
+
+        while True:
+            try:
+                item = self.run(following())
+            except _Stopped:
+                # What had come by then waits there.
+                item = source.take(_END) if isinstance(source, Stream) else _END
+            if item is _END:
+                return
+            yield item
+
+    drain = _awaits(_node.Node.drain)
 
     # -- what it is
 
@@ -113,113 +200,65 @@ class Node:
         return self.node.name
 
     @property
+    def running(self) -> bool:
+        return self._loop is not None and self.node.running
+
+    @property
     def backend(self) -> BackendName:
         return self._do(lambda: self.node.backend)
 
-    def info(self) -> NodeInfo:
-        return self._do(self.node.info)
+    @property
+    def limits(self) -> Limits:
+        return self.node.limits
 
-    def connections(self) -> list[Connection]:
-        return self._do(self.node.connections)
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        return self._do(lambda: self.node.allowed)
 
-    def nodes(self, *, visible: bool | None = None) -> list[str]:
-        return self._do(self.node.nodes, visible=visible)
+    info = _runs(_node.Node.info)
+    connections = _runs(_node.Node.connections)
+    nodes = _runs(_node.Node.nodes)
+    set_cookie = _runs(_node.Node.set_cookie)
+    allow = _runs(_node.Node.allow)
 
     def set_limits(self, **changes: int) -> None:
+        """`tumen.Node.set_limits`."""
         self._do(self.node.set_limits, **changes)
-
-    def set_cookie(self, cookie: str, *, peer: str | None = None) -> None:
-        self._do(self.node.set_cookie, cookie, peer=peer)
-
-    def allow(self, names: Iterable[str]) -> None:
-        self._do(self.node.allow, names)
 
     # -- connections
 
-    def connect(
-        self, name: str, address: tuple[str, int] | None = None, *, timeout: float | None = None
-    ) -> None:
-        self.run(self.node.connect(name, address, timeout=timeout))
-
-    def disconnect(self, name: str) -> bool:
-        return self.run(self.node.disconnect(name))
-
-    def ping(self, name: str, timeout: float | None = 7.0) -> bool:
-        return self.run(self.node.ping(name, timeout))
+    connect = _awaits(_node.Node.connect)
+    disconnect = _awaits(_node.Node.disconnect)
+    ping = _awaits(_node.Node.ping)
 
     def events(self) -> Iterator[Event]:
         """Node events from now on; the iteration ends when the node stops."""
-        stream: EventStream = self._do(self.node.events)
-        return self._events(stream)
-
-    def _events(self, stream: EventStream) -> Iterator[Event]:
-        async def following() -> Event | None:
-            return await anext(stream, None)
-
-        while (event := self.run(following())) is not None:
-            yield event
+        return self._each(self._do(self.node.events))
 
     # -- signals
 
     def send(self, dest: Destination, message: Any) -> None:
+        """`tumen.Node.send`."""
         self.node.send(dest, message)
 
     def cast(self, dest: Destination, request: Any) -> None:
+        """`tumen.Node.cast`."""
         self.node.cast(dest, request)
 
-    def send_wait(self, dest: Destination, message: Any) -> None:
-        self.run(self.node.send_wait(dest, message))
+    send_wait = _awaits(_node.Node.send_wait)
+    call = _awaits(_node.Node.call)
+    rpc = _awaits(_node.Node.rpc)
+    rpc_cast = _runs(_node.Node.rpc_cast)
+    multicall = _awaits(_node.Node.multicall)
+    abcast = _runs(_node.Node.abcast)
+    sbcast = _awaits(_node.Node.sbcast)
+    put_chars = _awaits(_node.Node.put_chars)
+    exit = _runs(_node.Node.exit)
+    join = _awaits(_node.Node.join)
 
-    def call(self, dest: Destination, request: Any, timeout: float | None = 5.0) -> Any:
-        return self.run(self.node.call(dest, request, timeout))
-
-    def rpc(
-        self,
-        node: str,
-        module: str | Atom,
-        function: str | Atom,
-        args: Sequence[Any] = (),
-        timeout: float | None = None,
-    ) -> Any:
-        return self.run(self.node.rpc(node, module, function, args, timeout))
-
-    def rpc_cast(
-        self, node: str, module: str | Atom, function: str | Atom, args: Sequence[Any] = ()
-    ) -> None:
-        self._do(self.node.rpc_cast, node, module, function, args)
-
-    def multicall(
-        self,
-        nodes: Iterable[str | Atom],
-        module: str | Atom,
-        function: str | Atom,
-        args: Sequence[Any] = (),
-        timeout: float | None = None,
-    ) -> dict[str, RpcResult]:
-        return self.run(self.node.multicall(nodes, module, function, args, timeout))
-
-    def abcast(
-        self, nodes: Iterable[str | Atom], name: str | Atom, message: Any
-    ) -> dict[str, Exception]:
-        return self._do(self.node.abcast, nodes, name, message)
-
-    def sbcast(
-        self,
-        nodes: Iterable[str | Atom],
-        name: str | Atom,
-        message: Any,
-        timeout: float | None = 5.0,
-    ) -> dict[str, RpcResult]:
-        return self.run(self.node.sbcast(nodes, name, message, timeout))
-
-    def put_chars(self, device: Destination, text: str, timeout: float | None = 5.0) -> None:
-        self.run(self.node.put_chars(device, text, timeout))
-
-    def join(self, pid: Destination) -> Any:
-        return self.run(self.node.join(pid))
-
-    def exit(self, pid: Pid, reason: Any) -> None:
-        self._do(self.node.exit, pid, reason)
+    def monitor(self, dest: Destination) -> Monitor:
+        """Watches a process: ``reason = node.monitor(pid).wait()``; `noproc` when there is none."""
+        return Monitor(self, self._do(self.node.monitor, dest))
 
     # -- groups and names
 
@@ -233,48 +272,110 @@ class Node:
         """`tumen.Node.global_names` with blocking methods."""
         return _Blocking(self, self._do(lambda: self.node.global_names))
 
-    def pubsub(self, name: str | Atom, **options: Any) -> Any:
+    def pubsub(
+        self, name: str | Atom, *, adapter: str | Atom | None = None, pool_size: int = 1
+    ) -> Any:
         """`tumen.Node.pubsub` with blocking methods; subscriptions are iterators."""
-        return _Blocking(self, self._do(self.node.pubsub, name, **options))
+        found = self._do(self.node.pubsub, name, adapter=adapter, pool_size=pool_size)
+        return _Blocking(self, found)
 
     # -- processes
 
+    @overload
     def spawn_remote(
         self,
         node: str,
         module: str | Atom,
         function: str | Atom,
         args: Sequence[Any] = (),
-        **options: Any,
-    ) -> Any:
-        return self.run(self.node.spawn_remote(node, module, function, args, **options))
-
-    def spawn(
+        *,
+        monitor: Literal[False] = False,
+        **options: Unpack[calls.RemoteOptions],
+    ) -> Pid: ...
+    @overload
+    def spawn_remote(
         self,
-        function: Callable[..., Awaitable[object]],
-        *args: Any,
-        name: str | Atom | None = None,
-    ) -> Pid:
-        return self._do(self.node.spawn, function, *args, name=name)
+        node: str,
+        module: str | Atom,
+        function: str | Atom,
+        args: Sequence[Any] = (),
+        *,
+        monitor: Literal[True],
+        **options: Unpack[calls.RemoteOptions],
+    ) -> tuple[Pid, Monitor]: ...
+    def spawn_remote(
+        self,
+        node: str,
+        module: str | Atom,
+        function: str | Atom,
+        args: Sequence[Any] = (),
+        *,
+        monitor: bool = False,
+        **options: Unpack[calls.RemoteOptions],
+    ) -> Any:
+        """`tumen.Node.spawn_remote`; with `monitor` ``(pid, monitor)``, a `Monitor` of this
+        module."""
+        if not monitor:
+            return self.run(self.node.spawn_remote(node, module, function, args, **options))
+        pid, watch = self.run(
+            self.node.spawn_remote(node, module, function, args, monitor=True, **options)
+        )
+        return pid, Monitor(self, watch)
 
-    def start_server(
-        self, kind: type[GenServer], *args: Any, name: str | Atom | None = None
-    ) -> Pid:
-        return self.run(self.node.start_server(kind, *args, name=name))
+    spawn = _runs(_node.Node.spawn)
+    start_server = _awaits(_node.Node.start_server)
 
-    def register(self, name: str | Atom, pid: Pid) -> None:
-        self._do(self.node.register, name, pid)
+    def supervisor(self, which: Pid | str | Atom) -> Any:
+        """`tumen.Node.supervisor`, with blocking methods."""
+        return _Blocking(self, self._do(self.node.supervisor, which))
 
-    def unregister(self, name: str | Atom) -> bool:
-        return self._do(self.node.unregister, name)
-
-    def whereis(self, name: str | Atom) -> Pid | None:
-        return self._do(self.node.whereis, name)
+    register = _runs(_node.Node.register)
+    unregister = _runs(_node.Node.unregister)
+    whereis = _runs(_node.Node.whereis)
 
     def expose(
         self, module: str, function: str, call: Callable[..., Any], *, inline: bool = False
     ) -> None:
+        """`tumen.Node.expose`; also before `start`."""
         self.node.expose(module, function, call, inline=inline)
+
+    def expose_server(
+        self, module: str, kind: type[GenServer], function: str = "start_link"
+    ) -> None:
+        """`tumen.Node.expose_server`; also before `start`."""
+        self.node.expose_server(module, kind, function)
+
+
+class Monitor:
+    """A monitor of the node itself: ``reason = node.monitor(pid).wait()``. Any thread."""
+
+    def __init__(self, node: Node, monitor: _node.Monitor) -> None:
+        self._node = node
+        self._monitor = monitor
+
+    @property
+    def ref(self) -> Reference:
+        """The monitor's reference."""
+        return self._monitor.ref
+
+    @property
+    def done(self) -> bool:
+        """Whether it has fired, or was ended."""
+        return self._monitor.done
+
+    def wait(self, timeout: float | None = None) -> Any:
+        """The reason with which the process has ended. TimeoutError after `timeout` seconds: the
+        monitor stays."""
+
+        async def work() -> Any:
+            async with asyncio.timeout(timeout):
+                return await self._monitor
+
+        return self._node.run(work())
+
+    def demonitor(self) -> None:
+        """Ends it: it will not fire, and who waits for it gets a `TumenError`. Idempotent."""
+        self._node._do(self._monitor.demonitor)
 
 
 class _Blocking:
@@ -300,17 +401,18 @@ class _Blocking:
         return call
 
     def __iter__(self) -> Iterator[Any]:
-        async def following() -> Any:
-            return await anext(self._target, _END)
-
-        while (item := self._node.run(following())) is not _END:
-            yield item
+        return self._node._each(self._target)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self.close()
+        # The node has closed it when it stopped.
+        with contextlib.suppress(_Stopped):
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<blocking {self._target!r}>"
 
 
 _END: Final = object()
@@ -320,5 +422,18 @@ def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
+        # Whoever waits for something of this loop must not wait for ever.
+        loop.run_until_complete(_cancel_all())
+        loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
         loop.close()
+
+
+async def _cancel_all() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        _, left = await asyncio.wait(tasks, timeout=_CANCEL_WAIT_S)
+        for task in left:
+            _log.error("a task does not end: %r", task)

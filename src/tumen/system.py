@@ -77,10 +77,10 @@ def answer(server: GenServer, request: Any) -> tuple[Any, tuple[Any] | None]:
     """The reply to a system request, and ``(reason,)`` when the server is to stop then."""
     match request:
         case Atom("suspend"):
-            server._suspended = True
+            server._tumen_suspended = True
             return OK, None
         case Atom("resume"):
-            server._suspended = False
+            server._tumen_suspended = False
             return OK, None
         case Atom("get_state"):
             return _state_reply(server, lambda state: (OK, state)), None
@@ -92,7 +92,7 @@ def answer(server: GenServer, request: Any) -> tuple[Any, tuple[Any] | None]:
             return _debug(server, what), None
         case (Atom("terminate"), reason):
             return OK, (reason,)
-        case (Atom("change_code"), _, _, _) if server._suspended:
+        case (Atom("change_code"), _, _, _) if server._tumen_suspended:
             return (ERROR, _NOTSUP), None
     return (ERROR, (_UNKNOWN_SYSTEM_MSG, request)), None
 
@@ -117,9 +117,9 @@ def state_failed(server: GenServer, error: Exception) -> Any:
 
 def _status(server: GenServer, state: Any) -> Any:
     """``{status, Pid, {module, gen_server}, [PDict, SysState, Parent, Debug, Misc]}``."""
-    parent = server._parent
-    debug = server._debug
-    shown = _SUSPENDED if server._suspended else _RUNNING
+    parent = server._tumen_parent
+    debug = server._tumen_debug
+    shown = _SUSPENDED if server._tumen_suspended else _RUNNING
     parent_pid = server.pid if parent is None else parent.pid
     dictionary = [
         (Atom("$initial_call"), (module_of(type(server)), Atom("init"), 1)),
@@ -149,14 +149,14 @@ def _status(server: GenServer, state: Any) -> Any:
 
 def _ancestors(server: GenServer) -> Iterable[Atom | Pid]:
     """The supervisors above it by name or pid, the nearest first."""
-    parent = server._parent
+    parent = server._tumen_parent
     while parent is not None:
-        yield parent._name or parent.pid
-        parent = parent._parent
+        yield parent._tumen_name or parent.pid
+        parent = parent._tumen_parent
 
 
 def _name_text(server: GenServer) -> str:
-    name, pid = server._name, server.pid
+    name, pid = server._tumen_name, server.pid
     # As a BEAM writes a pid of its own.
     return f"<0.{pid.id}.{pid.serial}>" if name is None else str(name)
 
@@ -249,7 +249,7 @@ class Debug:
         if self.trace:
             result.append((Atom("trace"), True))
         if self.log is not None:
-            name = server._name or server.pid
+            name = server._tumen_name or server.pid
             items = [(event, name, UNDEFINED) for event in reversed(self.logged())]
             result.append((Atom("log"), [(self.log.maxlen or 0) - len(items), *items]))
         if self.started is not None:
@@ -260,9 +260,9 @@ class Debug:
 
 def _debug(server: GenServer, what: Any) -> Any:
     """`sys:trace`, `log`, `statistics` and so on; as OTP, ``unknown_debug`` for all else."""
-    debug = server._debug or Debug()
+    debug = server._tumen_debug or Debug()
     reply = _debug_reply(server, debug, what)
-    server._debug = None if debug.idle else debug
+    server._tumen_debug = None if debug.idle else debug
     return reply
 
 

@@ -36,6 +36,7 @@ _ERROR: Final = Atom("error")
 _ERPC: Final = Atom("erpc")
 _UNDEF: Final = Atom("undef")
 _BADARG: Final = Atom("badarg")
+_BADARITY: Final = Atom("badarity")
 _EXCEPTION: Final = Atom("exception")
 _SYSTEM_LIMIT: Final = Atom("system_limit")
 _PYTHON_ATOMS: Final = {"true": True, "false": False, "nil": None}
@@ -107,7 +108,7 @@ def current_call() -> CurrentCall | None:
 
 def _is_atom(term: Any) -> bool:
     # The atoms `true`, `false` and `nil` are Python's own.
-    return isinstance(term, Atom | bool) or term is None
+    return type(term) is Atom or term is None or term is True or term is False
 
 
 def _atom(text: str) -> Any:
@@ -117,7 +118,7 @@ def _atom(text: str) -> Any:
 def _applied(module: Any, function: Any, values: list[Any]) -> tuple[Any, Any, Any, Any] | None:
     """What erlang:apply is asked to run, and the stack entry that it leaves; None for others.
 
-    So erpc:call(Node, fun m:f/0) asks too.
+    So spawn(Node, fun m:f/0) and erpc:call(Node, fun m:f/0) ask too.
     """
     if (module, function) != _APPLY:
         return None
@@ -174,11 +175,36 @@ class Workers:
             call.module, call.function = module, function
             exposed = self._exposures.find(module, function)
         if exposed is None:
-            _log.info("%s: %s:%s/%d is not exposed", caller.node, module, function, len(values))
-            self._fail(call, _UNDEF, [(module, function, values, []), *frames])
+            refused = self._misapplied(module, function, values)
+            if refused is None:
+                _log.info("%s: %s:%s/%d is not exposed", caller.node, module, function, len(values))
+                refused = _UNDEF, [(module, function, values, []), *frames]
+            self._fail(call, *refused)
+            return
+        if exposed.runs == "inline":
+            # It ends before anything can be asked about it: nobody looks it up.
+            contextvars.copy_context().run(self._run, call, exposed, values)
             return
         self._calls[key] = call
         self._start(call, exposed, values)
+
+    def _misapplied(self, module: Any, function: Any, values: list[Any]) -> tuple[Any, Any] | None:
+        """Reason and stack of a BEAM when erlang:apply is to run an exposed function in a way in
+        which nothing can be run; None for all else."""
+        if (module, function) != _APPLY:
+            return None
+        match values:
+            case [Export() as fun, args] if self._exposures.find(
+                _atom(fun.module), _atom(fun.function)
+            ):
+                if isinstance(args, list):
+                    return (_BADARITY, (fun, args)), [(*_APPLY, 2, [])]
+                return _BADARG, [(*_APPLY, values, _APPLY_INFO), (*_APPLY, 2, [])]
+            case [name, what, _] if (
+                _is_atom(name) and _is_atom(what) and self._exposures.find(name, what)
+            ):
+                return _BADARG, [(*_APPLY, values, _APPLY_INFO)]
+        return None
 
     def abandoned(self, key: int) -> None:
         """The caller has gone: what waits never starts, what runs can see it."""
@@ -228,11 +254,9 @@ class Workers:
             call.task = self._core.loop.create_task(self._run_async(call, exposed, values))
             if call.spawned:
                 call.process = self._adopt(call.key)
-                call.process._task = call.task
+                call.process._tumen_task = call.task
                 # One that is cancelled before its first step never runs a line.
                 call.task.add_done_callback(lambda _: self._ended(call))
-        elif exposed.runs == "inline":
-            contextvars.copy_context().run(self._run, call, exposed, values)
         else:
             call.job = self._pool.submit(
                 lambda: contextvars.copy_context().run(self._run, call, exposed, values)

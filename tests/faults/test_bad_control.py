@@ -27,6 +27,7 @@ from faults.evil import (
     Evil,
     atom,
     binary,
+    frame,
     framed,
     improper,
     integer,
@@ -452,6 +453,81 @@ async def test_unknown_operations_are_counted(backend: str) -> None:
             evil.send(b"".join(case.frame() for case in cases) + mark(evil, 0))
             await s.got(1)
             assert s.node.info().operations_unknown == len(cases)
+
+
+# -- erlang:apply ---------------------------------------------------------------------------------
+
+ML, LATIN1 = atom("Elixir.ML"), b"d\0\2\xe9a"
+
+
+def list_head(count: int, *elements: bytes) -> bytes:
+    """A list with its tail missing, and with whatever elements."""
+    return struct.pack(">BI", 108, count) + b"".join(elements)
+
+
+def export(module: bytes, function: bytes, arity: bytes) -> bytes:
+    return b"q" + module + function + arity
+
+
+# What a request to run erlang:apply may have as its arguments; none names an exposed function.
+NO_APPLY = {
+    "an atom": (2, ML),
+    "an empty list": (2, NIL),
+    "a string": (2, b"k\0\2ab"),
+    "a list of one": (2, list_head(1, export(ML, atom("f"), integer(0)), NIL)),
+    "a list that is cut": (2, list_head(2)),
+    "a huge list": (2, struct.pack(">BI", 108, 0xFFFFFFFF)),
+    "a number": (2, list_head(2, integer(1), NIL, NIL)),
+    "an unknown tag": (2, list_head(2, b"\xff", NIL, NIL)),
+    "half a fun": (2, list_head(2, b"q" + ML)),
+    "a fun of numbers": (2, list_head(2, export(integer(1), integer(2), integer(0)), NIL, NIL)),
+    "a fun of another module": (2, list_head(2, export(LATIN1, LATIN1, integer(0)), NIL, NIL)),
+    "an atom of the cache": (2, list_head(2, export(b"R\0", b"R\0", integer(0)), NIL, NIL)),
+    "a fun where there is a module": (3, list_head(3, export(ML, atom("f"), integer(0)), NIL, NIL)),
+    "numbers": (3, list_head(3, integer(1), integer(2), NIL, NIL)),
+    "another function": (3, list_head(3, ML, atom("g"), NIL, NIL)),
+    "one argument more": (3, list_head(4, ML, atom("f"), NIL, NIL, NIL)),
+    "a fun with four elements": (4, list_head(4, export(ML, atom("f"), integer(0)), NIL)),
+}
+
+
+def apply_request(evil: Evil, number: int, arity: int, arguments: bytes) -> bytes:
+    mfa = tuple_of(atom("erlang"), atom("apply"), integer(arity))
+    me = evil.pid(1)
+    return frame(tuple_of(integer(29), evil.ref(number, 1, 2), me, me, mfa, NIL), arguments)
+
+
+async def test_apply_of_what_names_no_exposed_function_is_refused(backend: str) -> None:
+    async with stage() as (s, _):
+        s.node.expose("Elixir.ML", "f", lambda: None)
+        with s.connected() as evil:
+            for number, (what, (arity, arguments)) in enumerate(NO_APPLY.items(), 1):
+                evil.send(apply_request(evil, number, arity, arguments))
+                control, _ = await asyncio.to_thread(evil.signal)
+                assert (control[0], control[3:]) == (31, (0, "notsup")), what
+                assert control[1][3:] == (number, 1, 2), what
+            assert s.node.info().operations_refused == len(NO_APPLY)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        list_head(2, export(ML, atom("f"), integer(0))),
+        list_head(2, export(ML, atom("f"), atom("a")), NIL, NIL),
+        list_head(2, export(ML, atom("f"), integer(0)), NIL, b"\xff"),
+    ],
+    ids=["cut", "arity", "tail"],
+)
+async def test_malformed_arguments_of_an_apply_close_the_connection(
+    backend: str, arguments: bytes
+) -> None:
+    async with stage() as (s, _):
+        s.node.expose("Elixir.ML", "f", lambda: None)
+        with s.connected() as evil:
+            evil.send(apply_request(evil, 1, 2, arguments))
+            assert await asyncio.to_thread(evil.closed)
+            down = await s.event(events.NodeDown, evil.name)
+            assert "malformed arguments of a SPAWN_REQUEST" in down.reason
 
 
 # -- fragments ------------------------------------------------------------------------------------

@@ -16,10 +16,10 @@ from faults.scene import PATIENCE
 @pytest.mark.parametrize("what", DEEP)
 def test_decode_of_a_million_deep_term_is_refused(what: str) -> None:
     data = b"\x83" + DEEP[what](1_000_000)
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises((tumen.LimitExceeded, tumen.DecodeError)) as caught:
         tumen.decode(data)
-    assert time.monotonic() - start < 1.0 * PATIENCE
+    assert time.process_time() - start < 1.0 * PATIENCE
     assert isinstance(caught.value, tumen.LimitExceeded)
     assert caught.value.limit == "depth_max"
 

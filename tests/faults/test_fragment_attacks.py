@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import struct
 from typing import Any
 
@@ -233,6 +235,43 @@ async def test_message_over_the_limit_is_refused_when_it_is_whole() -> None:
             refused = await s.event(events.Refused, evil.name)
             assert refused.size == len(data) + 4
             assert holding(s, evil) == 0
+
+
+def long_list(slot: int, count: int, number: int) -> bytes:
+    """The list of so many new atoms, from a slot on, each of about 1,000 bytes; number: that no two
+    lists name the same ones."""
+    nibbles = [8 | at >> 8 for at in range(slot, slot + count)] + [1]
+    nibbles += [0] * (len(nibbles) % 2)
+    flags = bytes(nibbles[i] | nibbles[i + 1] << 4 for i in range(0, len(nibbles), 2))
+    tail = "\U0001f600".encode() * 245
+    texts = [f"{number:05}{at:05}".encode() + tail for at in range(slot, slot + count)]
+    entries = [
+        struct.pack(">BH", at & 255, len(text)) + text
+        for at, text in zip(range(slot, slot + count), texts, strict=True)
+    ]
+    return bytes([count]) + flags + b"".join(entries)
+
+
+async def test_atoms_held_by_unfinished_messages_are_the_fault_of_who_sent_them() -> None:
+    """The pool is full of texts that are in no cache any more; another one's cache is larger."""
+    async with scene() as s:
+        with connected(s) as other, connected(s) as evil:
+            for slot, count in ((0, 255), (255, 200)):
+                terms = reg_send(other) + integer(slot)
+                other.send(framed(b"\x83D" + long_list(slot, count, slot) + terms))
+            assert await s.got(2) == [0, 255]
+
+            def fill() -> None:
+                for n in range(1, 300):
+                    head = b"\x83E" + struct.pack(">QQ", n, 2)
+                    evil.send(framed(head + long_list(0, 255, 1000 + n) + reg_send(evil)))
+
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(fill)
+            await ended(s, evil, "atom_cache_full")
+            other.send(headed(reg_send(other) + integer(3)))
+            assert await s.got(3) == [0, 255, 3]
+            assert not s.seen(events.NodeDown, other.name)
 
 
 async def test_atoms_do_not_make_a_message_larger_than_the_limit() -> None:

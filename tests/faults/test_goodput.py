@@ -40,7 +40,7 @@ class Server(tumen.GenServer):
             begun, self.begun = self.begun, []
             return begun
         _, number = request
-        await asyncio.sleep(WORK_MS / 1000)
+        await asyncio.sleep(WORK_MS / 1000)  # the work
         self.begun.append(number)
         return number
 

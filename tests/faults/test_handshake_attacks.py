@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import tumen
-from faults.evil import FLAGS, M25, MANDATORY, MANDATORY_25_DIGEST, Evil
+from faults.evil import FLAGS, M25, MANDATORY, MANDATORY_25_DIGEST, Evil, digest
 from faults.scene import PATIENCE, Scene, eventually, scene
 from nodes import COOKIE, HOST
 from tumen import Limits, events
@@ -78,6 +78,57 @@ async def test_reflected_challenge_is_refused(backend: str) -> None:
             (challenge,) = struct.unpack_from(">I", body, 9)
             evil.say(b"r" + struct.pack(">I", challenge) + bytes(16))
             await refused(s, evil, "the challenge is our own")
+
+
+def reflect(evil: Evil, challenge: int) -> None:
+    """Our own challenge of another handshake as that of evil, who has the cookie."""
+    evil.say(evil.send_name())
+    assert evil.said() == b"sok"
+    right = evil.challenged()
+    evil.own_challenge = challenge
+    evil.say(right[:1] + struct.pack(">I", challenge) + right[5:])
+
+
+def challenge_of(evil: Evil) -> int:
+    """What evil is challenged with; the handshake stays where it is."""
+    evil.say(evil.send_name())
+    assert evil.said() == b"sok"
+    return int(struct.unpack_from(">I", evil.said(), 9)[0])
+
+
+async def test_challenge_of_another_handshake_is_refused_while_that_is_under_way(
+    backend: str,
+) -> None:
+    async with scene() as s:
+        with s.evil(f"first@{HOST}").dial(s.address) as first:
+            challenge = challenge_of(first)
+            with s.evil(NAME).dial(s.address) as evil:
+                reflect(evil, challenge)
+                await refused(s, evil, "our own challenge")
+        await s.until("the first is over", lambda: not s.node.info().half_open)
+        with s.evil(NAME).dial(s.address) as evil:
+            reflect(evil, challenge)
+            assert evil.said()[:1] == b"a"
+            evil.ping()
+
+
+async def test_challenge_of_an_attempt_of_ours_is_refused(backend: str) -> None:
+    async with scene() as s:
+        with socket.create_server((HOST, 0)) as server, s.evil(f"dialled@{HOST}") as dialled:
+            dialling = asyncio.create_task(s.node.connect(dialled.name, server.getsockname()[:2]))
+            await asyncio.to_thread(dialled.accept, server)
+            # The reply to our challenge carries one of theirs.
+            dialled.said()
+            dialled.say(b"sok")
+            head = struct.pack(">BQIIH", ord("N"), dialled.flags, 77, dialled.creation, 0)
+            name = dialled.wire_name
+            dialled.say(head[:-2] + struct.pack(">H", len(name)) + name)
+            (ours,) = struct.unpack_from(">I", dialled.said(), 1)
+            with s.evil(NAME).dial(s.address) as evil:
+                reflect(evil, ours)
+                await refused(s, evil, "our own challenge")
+            dialled.say(b"a" + digest(COOKIE, ours))
+            await dialling
 
 
 async def test_each_missing_mandatory_flag_is_not_allowed(backend: str) -> None:

@@ -18,6 +18,7 @@ import pytest
 import peers
 import tumen
 from faults.scene import PATIENCE, eventually
+from nodes import settles
 from tumen import Atom, Pid, events
 from tumen._core import debug_counters
 
@@ -155,9 +156,11 @@ async def test_killed_port_mapper_is_replaced_by_the_embedded_one(
             # The first node of OTP has registered with it as well by now, or does soon.
             known = beam.name.split("@")[0]
             names = "{ok, L} = erl_epmd:names({127,0,0,1}), lists:member(N, [A || {A,_} <- L])"
-            async with asyncio.timeout(10):
-                while not await other.eval(names, N=list(known.encode())):
-                    await asyncio.sleep(0.1)
+            await settles(
+                "the BEAM has registered again",
+                lambda: other.eval(names, N=list(known.encode())),
+                bool,
+            )
             assert await other.eval("net_adm:ping(N)", N=Atom(beam.name)) == Atom("pong")
             await other.eval("spawn(fun() -> erlang:halt() end)")
             await beam.eval("erlang:disconnect_node(N)", N=Atom(node.name))

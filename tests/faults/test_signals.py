@@ -23,7 +23,7 @@ from faults.evil import (
     tuple_of,
 )
 from faults.scene import Scene, scene
-from tumen import Atom
+from tumen import Atom, events
 
 pytestmark = pytest.mark.asyncio
 
@@ -132,6 +132,11 @@ async def test_token_that_is_none_leaves_the_message_without_one(s: Scene) -> No
             send(what, number)
             assert await here.next() == number
             assert here.proc.seq_trace_token is None
+            # And that is told.
+            refused = await s.event(events.Refused, evil.name)
+            s.events.remove(refused)
+            assert refused.reason.startswith("trace token left out of a message: ")
+            assert refused.size == len(what)
         assert evil.name in s.node.nodes()
 
 

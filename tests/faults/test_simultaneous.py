@@ -104,6 +104,13 @@ async def peer(name: str) -> AsyncIterator[Peer]:
         await s.event(events.NodeDown, name)
 
 
+async def refused(node: tumen.Node, address: tuple[str, int]) -> None:
+    """Returns when the node's attempts at that address, where nobody listens, have failed: this one
+    has come behind them."""
+    with pytest.raises((tumen.NoConnection, OSError)):
+        await node.connect(f"nobody@{HOST}", address)
+
+
 def in_thread(function: Any, *args: Any) -> Any:
     return asyncio.to_thread(function, *args)
 
@@ -196,7 +203,8 @@ async def test_message_waits_for_the_peer_that_is_under_way_when_ours_cannot_get
         it.server.close()
         it.connecting = asyncio.create_task(it.s.node.connect(name, address))
         it.s.node.send(("somebody", name), 7)
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0)
+        await refused(it.s.node, address)
         assert not it.connecting.done()
         await in_thread(it.reply)
         await in_thread(it.acked)
@@ -214,7 +222,8 @@ async def test_failed_attempt_is_reported_when_the_peer_under_way_gives_up_too(
             address = it.address
             it.server.close()
             connecting = asyncio.create_task(s.node.connect(BELOW, address))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0)
+            await refused(s.node, address)
             assert not connecting.done()
             it.out.close()
             with pytest.raises((tumen.NoConnection, OSError)):

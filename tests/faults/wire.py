@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 # What OTP keeps of its own identifiers: a larger one that claims to be its own ends the connection.
+# OTP 25 keeps less (tests/live/test_identifiers.py), and nothing tells it from later releases.
 OWN_ID_MAX: Final = (1 << 28) - 1
 OWN_WORD_MAX: Final = (1 << 18) - 1
 HDR_ATOM_CACHE, FRAGMENTS, ALTACT_SIG = 1 << 13, 1 << 23, 1 << 37

@@ -23,7 +23,7 @@ class Model(tumen.GenServer):
     @tumen.blocking
     def handle_call(self, request: Any, caller: tumen.Caller) -> Any:  # type: ignore[override]
         assert request[Atom("__struct__")] == Atom("Elixir.TumenRequest")
-        time.sleep(request[Atom("block_ms")] / 1000)
+        time.sleep(request[Atom("block_ms")] / 1000)  # as long as the caller has asked for
         payload = request[Atom("payload")]
         return {
             Atom("__struct__"): Atom("Elixir.TumenAnswer"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,11 @@ from typing import Any
 import pytest
 
 import peers
+
+# So many fresh nodes start ahead of their tests, for so many of the tests that come next: a start
+# takes most of a second, and the tests leave a core to it.
+SPARES = 2
+SPARES_AHEAD = 4
 
 RUNTIMES = {"otp25": peers.otp25, "otp28": peers.otp28, "elixir": peers.elixir}
 
@@ -55,10 +62,70 @@ def start_beam(epmd: peers.Epmd) -> Iterator[Callable[..., peers.Beam]]:
         yield start
 
 
+class Spares:
+    """Fresh nodes that start while the tests before theirs run."""
+
+    def __init__(self, epmd_port: int) -> None:
+        self._epmd_port = epmd_port
+        self._pool = ThreadPoolExecutor(SPARES)
+        self._starting: list[tuple[str, Future[peers.Beam]]] = []
+
+    def _start(self, runtime: peers.Runtime) -> Future[peers.Beam]:
+        return self._pool.submit(peers.Beam(runtime, epmd_port=self._epmd_port).start)
+
+    def take(self, runtime: peers.Runtime) -> peers.Beam:
+        """A started one; the caller ends it."""
+        for place, (name, starting) in enumerate(self._starting):
+            if name == runtime.name:
+                del self._starting[place]
+                return starting.result()
+        return self._start(runtime).result()
+
+    def prepare(self, names: list[str]) -> None:
+        """Those are wanted next, in that order."""
+        missing = list(names)
+        for name, _ in self._starting:
+            with contextlib.suppress(ValueError):
+                missing.remove(name)
+        for name in missing[: SPARES - len(self._starting)]:
+            self._starting.append((name, self._start(runtime(name))))
+
+    def end(self) -> None:
+        for _, starting in self._starting:
+            with contextlib.suppress(peers.PeerError):
+                starting.result().kill()
+        self._pool.shutdown()
+
+
+@pytest.fixture(scope="session")
+def spares(epmd: peers.Epmd) -> Iterator[Spares]:
+    spares = Spares(epmd.port)
+    yield spares
+    spares.end()
+
+
+def _wanted(items: list[pytest.Item]) -> list[str]:
+    """The runtimes of the nodes that these tests will ask `beam` for, unless theirs is another."""
+    return [
+        item.callspec.params["otp"]
+        for item in items
+        if len(item._fixtureinfo.name2fixturedefs.get("beam", ())) == 1
+    ]
+
+
 @pytest.fixture
-def beam(otp: peers.Runtime, start_beam: Callable[..., peers.Beam]) -> peers.Beam:
+def beam(
+    request: pytest.FixtureRequest, otp: peers.Runtime, spares: Spares
+) -> Iterator[peers.Beam]:
     """A fresh BEAM of each release."""
-    return start_beam(otp)
+    beam = spares.take(otp)
+    try:
+        items = request.session.items
+        place = items.index(request.node) + 1
+        spares.prepare(_wanted(items[place : place + SPARES_AHEAD]))
+        yield beam
+    finally:
+        beam.kill()
 
 
 @pytest.fixture

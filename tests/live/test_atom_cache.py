@@ -13,7 +13,7 @@ import pytest_asyncio
 import flags
 import peers
 import tumen
-from nodes import Counter, make_node
+from nodes import Counter, make_node, until
 from tumen import Atom
 
 pytestmark = pytest.mark.asyncio
@@ -189,9 +189,7 @@ async def test_reconnecting_starts_with_an_empty_cache(node: tumen.Node, beam: p
         assert answer == 10
         assert cached(node, beam)
         await beam.eval("erlang:disconnect_node(N), ok", N=Atom(node.name))
-        async with asyncio.timeout(10):
-            while node.nodes():
-                await asyncio.sleep(0.001)
+        await until(lambda: not node.nodes())
 
 
 async def test_two_of_ours_with_the_cache_negotiated(node: tumen.Node) -> None:

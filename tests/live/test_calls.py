@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest_asyncio
 
 import peers
 import tumen
-from nodes import Counter, make_node
+from nodes import Counter, make_node, until
 from tumen import Atom
 
 pytestmark = pytest.mark.asyncio
@@ -267,6 +266,53 @@ async def test_dynamic_name_is_given_by_the_first_beam(
         assert await shared_beam.eval(source, N=Atom(node.name)) == 7
 
 
+# A process that passes on what it gets to D.
+ROUTER = "spawn(fun F() -> receive M -> D ! M, F() end end)"
+
+
+@pytest.mark.sanitizer
+async def test_call_that_a_beam_process_passes_on_is_answered(
+    node: tumen.Node, shared_beam: peers.Beam
+) -> None:
+    by_name, by_pid = await shared_beam.eval(
+        f"Router = fun(D) -> {ROUTER} end, "
+        "Results = [gen_server:call(Router(D), {add, 5}) || D <- [{counter, N}, P]], "
+        "list_to_tuple(Results)",
+        N=Atom(node.name),
+        P=node.whereis("counter"),
+    )
+    assert (by_name, by_pid) == (15, 20)
+    # One of ours calls, theirs passes it on.
+    router = await shared_beam.eval(ROUTER, D=(Atom("counter"), Atom(node.name)))
+    assert await node.call(router, (Atom("add"), 5)) == 25
+
+
+async def test_call_of_a_beam_that_we_have_no_connection_to_is_answered(
+    node: tumen.Node, shared_beam: peers.Beam
+) -> None:
+    async def main(proc: tumen.Process) -> None:
+        async for message in proc:
+            proc.send(("counter", node.name), message)
+
+    async with make_node(cookie=peers.COOKIE, epmd="auto") as between:
+        assert not node.nodes()
+        source = "gen_server:call(P, {add, 5})"
+        assert await shared_beam.eval(source, P=between.spawn(main)) == 15
+        assert set(node.nodes()) == {shared_beam.name, between.name}
+
+
+async def test_python_process_passes_calls_on_between_beams(
+    node: tumen.Node, shared_beam: peers.Beam
+) -> None:
+    async def main(proc: tumen.Process) -> None:
+        async for message in proc:
+            proc.send(("rex", shared_beam.name), message)
+
+    request = "{call, lists, seq, [1, 3], group_leader()}"
+    result = await shared_beam.eval(f"gen_server:call(P, {request})", P=node.spawn(main))
+    assert result == [1, 2, 3]
+
+
 class Gate(tumen.GenServer):
     """Its first call waits inside until its caller has gone."""
 
@@ -278,9 +324,7 @@ class Gate(tumen.GenServer):
         self.begun.append(number)
         if number == 1:
             self.inside.set()
-            deadline = time.monotonic() + 30
-            while not caller.abandoned and time.monotonic() < deadline:
-                time.sleep(0.001)
+            peers.wait_for("its caller has gone", lambda: caller.abandoned, timeout=30)
         return number
 
 
@@ -310,3 +354,27 @@ async def test_call_whose_caller_gave_up_never_starts_and_a_running_one_can_see_
     await shared_beam.eval("exit(P, kill)", P=caller)
     assert await shared_beam.eval("gen_server:call(P, 4)", P=pid) == 4
     assert gate.begun == [1, 4]
+
+
+async def test_direct_call_that_was_given_up_never_starts_between_those_passed_on(
+    node: tumen.Node, shared_beam: peers.Beam
+) -> None:
+    pid = await node.start_server(AsyncGate)
+    gate = node._running._servers[pid.id | pid.serial << 32]
+    assert isinstance(gate, Gate)
+    holder = await shared_beam.eval("spawn(fun() -> gen_server:call(P, 1, infinity) end)", P=pid)
+    assert await asyncio.to_thread(gate.inside.wait, 10)
+    asking = asyncio.create_task(
+        shared_beam.eval(
+            f"{UNSAFE} R = {ROUTER}, S = self(), "
+            "Ask = fun(I) -> spawn(fun() -> S ! {I, gen_server:call(R, I)} end) end, "
+            "Ask(2), {exit, {timeout, _}} = Call(D, 3, 50), Ask(4), "
+            "[receive {I, V} -> V after 5000 -> lost end || I <- [2, 4]]",
+            D=pid,
+        )
+    )
+    # The one that was given up lies among them.
+    await until(lambda: gate._waiting() == 3)
+    await shared_beam.eval("exit(P, kill)", P=holder)
+    assert await asking == [2, 4]
+    assert sorted(gate.begun) == [1, 2, 4]

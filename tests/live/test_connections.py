@@ -4,6 +4,7 @@ the same name."""
 from __future__ import annotations
 
 import asyncio
+import collections
 import random
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import peers
 import tumen
 from faults.evil import Evil
-from nodes import make_node, next_event
+from nodes import make_node, next_event, settles
 from tumen import Atom, events
 
 pytestmark = pytest.mark.asyncio
@@ -46,6 +47,16 @@ DOWN = """
         false -> down;
         true -> receive after 1 -> F(F) end
     end end, F(F)
+"""
+# The process that takes connections sleeps now and then, as on a busy machine: names are read late.
+LATE = """
+    [Acceptor] = [P || P <- processes(), {_, Stack} <- [process_info(P, current_stacktrace)],
+        {inet_tcp_dist, accept_loop, _, _} <- Stack],
+    Late = fun(F) ->
+        erlang:suspend_process(Acceptor), receive after rand:uniform(25) -> ok end,
+        erlang:resume_process(Acceptor), receive after rand:uniform(10) -> ok end, F(F)
+    end,
+    spawn(fun() -> Late(Late) end)
 """
 
 
@@ -99,12 +110,18 @@ async def rounds(node: tumen.Node, beam: peers.Beam, count: int) -> None:
         assert isinstance(up, events.NodeUp), (number, up, down)
         assert isinstance(down, events.NodeDown), (number, up, down)
         assert down.lost == 0
-    # One nodeup and one nodedown a round there, too.
-    mail = await beam.eval("element(2, process_info(whereis(box), messages))")
-    ups = [m for m in mail if m[0] == Atom("nodeup") and m[1] == us]
-    downs = [m for m in mail if m[0] == Atom("nodedown") and m[1] == us]
-    assert (len(ups), len(downs)) == (count + 1, count + 1)
-    assert not [m for m in mail if m[0] == Atom("from_us")]
+    # One nodeup and one nodedown a round there, too. The last of them comes when it comes.
+    words: collections.Counter[str] = collections.Counter()
+
+    async def told_there() -> collections.Counter[str]:
+        mail = await beam.eval("element(2, process_info(whereis(box), messages))")
+        words.clear()
+        words.update(message[0].text for message in mail if us in message[1:])
+        words["from_us"] = sum(message[0] == Atom("from_us") for message in mail)
+        return words
+
+    await settles("the last nodedown", told_there, lambda words: words["nodedown"] > count)
+    assert (words["nodeup"], words["nodedown"], words["from_us"]) == (count + 1, count + 1, 0)
 
 
 @pytest.mark.parametrize("name", ["a", "z"])
@@ -113,6 +130,18 @@ async def test_both_dialling_at_once_makes_one_connection_and_loses_nothing(
 ) -> None:
     async with make_node(name, cookie=peers.COOKIE, epmd="auto") as node:
         assert (node.name > beam.name) == (name == "z")
+        await rounds(node, beam, ROUNDS)
+
+
+async def test_both_dialling_at_once_loses_nothing_when_the_beam_reads_our_name_late(
+    backend: str, beam: peers.Beam
+) -> None:
+    """An attempt of ours that gives way must leave no name behind: a BEAM that reads it in a later
+    round takes it for a new connection, and what is sent meanwhile is lost with it. Two BEAMs do
+    that to each other: in a run of this dance the greater one lost 7 messages in 788 rounds."""
+    async with make_node("a", cookie=peers.COOKIE, epmd="auto") as node:
+        assert node.name < beam.name
+        await beam.eval(LATE)
         await rounds(node, beam, ROUNDS)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import peers
 import tumen
-from nodes import Counter, make_node, next_event
+from nodes import Counter, make_node, next_event, until
 from tumen import Atom, events
 
 pytestmark = pytest.mark.asyncio
@@ -154,9 +154,7 @@ async def test_our_name_and_all_that_has_it_go_with_the_beam_that_gave_it(
 
 
 async def _serving(node: tumen.Node) -> None:
-    async with asyncio.timeout(5):
-        while node.whereis("counter") is None:
-            await asyncio.sleep(0.001)
+    await until(lambda: node.whereis("counter") is not None)
 
 
 async def test_two_tumen_nodes_name_each_other(backend: str) -> None:

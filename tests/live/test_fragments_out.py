@@ -15,7 +15,7 @@ import pytest_asyncio
 import flags
 import peers
 import tumen
-from nodes import echo, make_node, until
+from nodes import echo, make_node, settles, until
 from tumen import Atom, Busy, Limits, Pid, Process
 
 pytestmark = pytest.mark.asyncio
@@ -221,9 +221,9 @@ async def test_sender_that_is_cancelled_in_the_middle_leaves_the_peer_clean(
     assert sorted(notes) == [(Atom("m"), number, *note(message)) for number in range(count)]
     assert await node.ping(shared_beam.name)
     # What was freed is counted a little later.
-    async with asyncio.timeout(10):
-        while await binary_bytes(shared_beam) > 8 * MIB:
-            await asyncio.sleep(0)
+    await settles(
+        "binaries are freed", lambda: binary_bytes(shared_beam), lambda now: now <= 8 * MIB
+    )
 
 
 async def test_lent_memory_comes_back_after_the_last_fragment(
@@ -270,9 +270,11 @@ async def test_late_reply_to_an_alias_leaks_nothing_at_the_peer(
     await until(lambda: connection(node, shared_beam).queue_count == 0)
     assert await node.ping(shared_beam.name)
     # Fragments that are kept would be twenty MiB, and stay.
-    async with asyncio.timeout(10):
-        while await binary_bytes(shared_beam) > before + 4 * MIB:
-            await asyncio.sleep(0)
+    await settles(
+        "binaries are freed",
+        lambda: binary_bytes(shared_beam),
+        lambda now: now <= before + 4 * MIB,
+    )
 
 
 def send_until_busy(send: Callable[[int], None]) -> int:

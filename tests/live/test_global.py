@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest_asyncio
 
 import peers
 import tumen
-from nodes import address, make_node, next_event, until
+from nodes import address, make_node, next_event, settles, until
 from tumen import Atom
 
 pytestmark = pytest.mark.asyncio
@@ -56,16 +56,6 @@ async def idle(proc: tumen.Process) -> None:
     await proc.receive()
 
 
-async def settles(read: Callable[[], Awaitable[Any]], want: Any) -> None:
-    found = None
-    try:
-        async with asyncio.timeout(20):
-            while (found := await read()) != want:
-                await asyncio.sleep(0.01)
-    except TimeoutError:
-        raise AssertionError(f"{found!r} is not {want!r}") from None
-
-
 async def whereis(beam: peers.Beam, name: Any) -> Any:
     return await beam.eval("global:whereis_name(N)", N=name)
 
@@ -75,8 +65,11 @@ async def synced(beam: peers.Beam, *others: tumen.Node | peers.Beam) -> None:
     for other in others:
         assert await beam.eval("net_kernel:connect_node(N)", N=Atom(other.name)) is True
     assert await beam.eval("global:sync()", timeout=40) == Atom("ok")
-    known = await beam.eval("gen_server:call(global_name_server, get_known)")
-    assert {Atom(other.name) for other in others} <= set(known)
+    await settles(
+        f"{beam.name} knows {[other.name for other in others]}",
+        lambda: beam.eval("gen_server:call(global_name_server, get_known)"),
+        lambda known: {Atom(other.name) for other in others} <= set(known),
+    )
     for other in others:
         if isinstance(other, tumen.Node):
             await other.global_names.sync()
@@ -148,9 +141,16 @@ async def test_messages_reach_a_name_from_both_sides(
 
 
 async def until_named(node: tumen.Node, name: Any) -> None:
-    async with asyncio.timeout(10):
-        while await node.global_names.whereis(name) is None:
-            await asyncio.sleep(0.005)
+    await settles(
+        f"{name} has a process",
+        lambda: node.global_names.whereis(name),
+        lambda pid: pid is not None,
+    )
+
+
+async def until_unnamed(beam: peers.Beam, name: Any) -> None:
+    nobody = Atom("undefined")
+    await settles(f"{name} is nobody's", lambda: whereis(beam, name), lambda found: found == nobody)
 
 
 async def test_the_end_of_a_process_takes_its_name(
@@ -160,10 +160,12 @@ async def test_the_end_of_a_process_takes_its_name(
     mine = visible.spawn(idle)
     assert await visible.global_names.register(name, mine)
     visible.exit(mine, Atom("kill"))
-    await settles(lambda: whereis(beam, name), Atom("undefined"))
+    await until_unnamed(beam, name)
     theirs = await beam.eval(f"P = {FOREVER}, yes = global:register_name(N, P), P", N=name)
     await beam.eval("exit(P, kill)", P=theirs)
-    await settles(lambda: visible.global_names.whereis(name), None)
+    await settles(
+        "the name is free here", lambda: visible.global_names.whereis(name), lambda pid: pid is None
+    )
 
 
 async def test_locks_of_a_beam_are_granted_once(visible: tumen.Node, beam: peers.Beam) -> None:
@@ -266,7 +268,7 @@ async def test_a_mesh_forms_over_both_releases_and_python(
         for node in (visible, second):
             assert await node.global_names.whereis(Atom("other")) == theirs
     # It has left, and its names with it; the others are as they were.
-    await settles(lambda: whereis(a, name), Atom("undefined"))
+    await until_unnamed(a, name)
     await settled(a, b, [visible])
     assert await whereis(a, Atom("other")) == theirs
     assert await visible.global_names.register(name, pids[0])
@@ -325,11 +327,16 @@ async def test_nodes_that_meet_at_once_agree(
                 assert await whereis(beam, place) == pid
 
 
+# Seconds until all nodes know each other. Who finds the lock of `global` taken waits, longer each
+# time, eight seconds at last: a few nodes that meet at once take their time.
+MEETING_S = 60.0
+
+
 async def settled(a: peers.Beam, b: peers.Beam, nodes: list[tumen.Node]) -> None:
     """All of these are connected to each other, known to each other, and nobody else is."""
     everyone = {a.name, b.name, *(node.name for node in nodes)}
 
-    async def knows(beam: peers.Beam) -> Any:
+    async def knows(beam: peers.Beam) -> list[list[str]]:
         known, connected, same = await beam.eval(
             "{gen_server:call(global_name_server, get_known), nodes(),"
             " gen_server:call(global_name_server, get_synced)}"
@@ -338,7 +345,12 @@ async def settled(a: peers.Beam, b: peers.Beam, nodes: list[tumen.Node]) -> None
 
     for beam in (a, b):
         others = sorted(everyone - {beam.name})
-        await settles(lambda beam=beam: knows(beam), [others] * 3)  # type: ignore[misc]
+        await settles(
+            f"{beam.name} knows, is connected to and in sync with {others}",
+            lambda beam=beam: knows(beam),  # type: ignore[misc]
+            lambda found, others=others: found == [others] * 3,  # type: ignore[misc]
+            timeout=MEETING_S,
+        )
     for node in nodes:
         await until(lambda node=node: set(node.nodes()) == everyone - {node.name})  # type: ignore[misc]
         await node.global_names.sync()
@@ -364,7 +376,7 @@ async def test_a_lost_connection_leaves_no_overlapping_partitions(
         with_b = [Atom(b.name) in of_a, b.name in visible.nodes()]
         return len(of_b) < 2 and sum(with_b) == len(of_b) and Atom(visible.name) not in of_a
 
-    await settles(apart, True)
+    await settles("they have parted", apart, bool, timeout=20)
     # Each partition works on by itself, and they find together again.
     mine = visible.spawn(idle)
     assert await visible.global_names.register(Atom("alone"), mine)
@@ -374,16 +386,46 @@ async def test_a_lost_connection_leaves_no_overlapping_partitions(
     assert await whereis(b, Atom("alone")) == mine
 
 
-async def healed(a: peers.Beam, b: peers.Beam, node: tumen.Node) -> None:
-    """All three are connected; what is still on its way from before may part them once more."""
+# Seconds in which two BEAMs that meet again get to know each other, unless OTP's race keeps them.
+RACE_S = 10.0
 
-    async def meet() -> Any:
+
+async def healed(a: peers.Beam, b: peers.Beam, node: tumen.Node) -> None:
+    """All three are connected; what is still on its way from before may part them once more.
+
+    Two BEAMs that lose each other and meet at once may stay unknown to each other's `global` for
+    good, with nobody else around: erlang/otp issues 9112 and 9117, and pull request 9377, which is
+    younger than Debian's OTP 25. What helps is what operators do: the two are parted once more."""
+    loop = asyncio.get_running_loop()
+    patience = loop.time() + RACE_S
+
+    async def meet() -> list[Any]:
+        nonlocal patience
         await b.eval("net_kernel:connect_node(N)", N=Atom(a.name))
         await connected(node, a.name)
-        known = "length(gen_server:call(global_name_server, get_known))"
-        return [await beam.eval(f"{{length(nodes()), {known}}}") for beam in (a, b)]
+        views = "{lists:sort(nodes()), lists:sort(gen_server:call(global_name_server, get_known))}"
+        found = [await beam.eval(views) for beam in (a, b)]
+        if loop.time() > patience and _strangers(found, (a, b), node):
+            await a.eval("erlang:disconnect_node(N)", N=Atom(b.name))
+            patience = loop.time() + RACE_S
+        return found
 
-    await settles(meet, [(2, 2)] * 2)
+    await settles(
+        "all three are connected and known",
+        meet,
+        lambda found: all(len(peers) == 2 and known == peers for peers, known in found),
+        timeout=MEETING_S,
+    )
+
+
+def _strangers(found: list[Any], beams: tuple[peers.Beam, peers.Beam], node: tumen.Node) -> bool:
+    """The BEAMs are connected and know us, but not each other: that is not ours."""
+    a, b = (Atom(beam.name) for beam in beams)
+    us = Atom(node.name)
+    return all(
+        {other, us} <= set(peers) and us in known and other not in known
+        for other, (peers, known) in zip((b, a), found, strict=True)
+    )
 
 
 async def connected(node: tumen.Node, name: str) -> bool:
@@ -426,7 +468,7 @@ async def test_a_hidden_node_has_names_through_a_beam(
     await names.re_register(name, other)
     assert await whereis(beam, name) == other
     hidden.exit(other, Atom("kill"))
-    await settles(lambda: whereis(beam, name), Atom("undefined"))
+    await until_unnamed(beam, name)
     asked = asyncio.create_task(
         beam.eval("yes = global:register_name(ask, self()), receive M -> M after 9000 -> late end")
     )
@@ -456,16 +498,64 @@ async def test_odd_messages_leave_the_name_server_alone(
         " {'DOWN', make_ref(), process, Me, x}, {'EXIT', Me, x}, {extra_nodedown, nobody}]]",
         N=Atom(visible.name),
     )
-    assert (
-        await beam.eval(
-            "{gen_server:call({global_name_server, N}, get_known),"
-            " gen_server:call({global_name_server, N}, get_protocol_version)}",
-            N=Atom(visible.name),
-        )
-        == ([Atom(beam.name), Atom("z")], 8)
-        or True
+    known, version = await beam.eval(
+        "{gen_server:call({global_name_server, N}, get_known),"
+        " gen_server:call({global_name_server, N}, get_protocol_version)}",
+        N=Atom(visible.name),
     )
+    assert known == [Atom(beam.name)]
+    assert version == 8
     assert visible.whereis("global_name_server") == server
     mine = visible.spawn(idle)
     assert await visible.global_names.register(name, mine)
+    assert await whereis(beam, name) == mine
+
+
+async def test_a_name_server_that_was_killed_is_started_again_with_its_names(
+    visible: tumen.Node, beam: peers.Beam, name: Any
+) -> None:
+    await synced(beam, visible)
+    mine = visible.spawn(idle)
+    assert await visible.global_names.register(name, mine)
+    theirs = await beam.eval(f"P = {FOREVER}, yes = global:register_name(N, P), P", N=(1, name))
+    first = visible.whereis("global_name_server")
+    await beam.eval("exit(P, kill)", P=first)
+    await until(lambda: visible.whereis("global_name_server") not in (None, first))
+    # Both know what they knew, and each other.
+    await synced(beam, visible)
+    assert await beam.eval(
+        "gen_server:call({global_name_server, N}, get_known)", N=Atom(visible.name)
+    ) == [Atom(beam.name)]
+    assert await whereis(beam, name) == mine
+    assert await visible.global_names.whereis((1, name)) == theirs
+    # Names are given and taken on both sides.
+    later = visible.spawn(idle)
+    assert await visible.global_names.register((2, name), later)
+    assert await whereis(beam, (2, name)) == later
+    theirs_later = await beam.eval(
+        f"P = {FOREVER}, yes = global:register_name(N, P), P", N=(3, name)
+    )
+    assert await visible.global_names.whereis((3, name)) == theirs_later
+    for pid in (mine, later):
+        visible.exit(pid, Atom("kill"))
+    await settles(
+        f"{name} is nobody's", lambda: whereis(beam, name), lambda found: found == Atom("undefined")
+    )
+    await beam.eval("[exit(P, kill) || P <- Ps]", Ps=[theirs, theirs_later])
+    await settles(
+        "both names are gone here", visible.global_names.registered_names, lambda names: not names
+    )
+
+
+async def test_nodes_meet_although_our_name_server_is_killed_meanwhile(
+    visible: tumen.Node, beam: peers.Beam, name: Any
+) -> None:
+    mine = visible.spawn(idle)
+    assert await visible.global_names.register(name, mine)
+    await visible.connect(beam.name)
+    first = visible.whereis("global_name_server")
+    assert first is not None
+    visible.exit(first, Atom("kill"))
+    await until(lambda: visible.whereis("global_name_server") not in (None, first))
+    await synced(beam, visible)
     assert await whereis(beam, name) == mine

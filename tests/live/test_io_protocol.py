@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator
 from typing import Any
@@ -260,6 +261,33 @@ async def test_output_that_the_terminal_cannot_show_is_escaped(
         assert raw.getvalue() == b"gr\\xfcn \\u20ac\n"
         monkeypatch.setattr(sys, "stdout", None)
         await node.put_chars("user", "to nobody\n")
+
+
+async def test_full_standard_output_holds_up_who_prints_on_a_beam(
+    backend: str,
+    epmd: peers.Epmd,
+    shared_beam: peers.Beam,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a BEAM's own terminal does: the reply comes when it is written; nobody else waits."""
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w", encoding="utf-8") as stream, os.fdopen(reader, "rb") as pipe:
+        monkeypatch.setattr(sys, "stdout", stream)
+        async with make_node(cookie=peers.COOKIE, epmd="auto") as node:
+            assert await node.ping(shared_beam.name)
+            device = node.whereis("user")
+            prints = "io:put_chars(D, lists:duplicate(300000, $x)), io:put_chars(D, [10])"
+            printing = asyncio.create_task(shared_beam.eval(prints, D=device))
+            user: Any = node._running.services.io.process
+            await until(lambda: user._backlog.count(shared_beam.name) == 1)
+            assert await node.ping(shared_beam.name)
+            assert await shared_beam.eval("io:columns(D)", D=device) == (
+                Atom("error"),
+                Atom("enotsup"),
+            )
+            assert not printing.done()
+            assert await asyncio.to_thread(pipe.read, 300_001) == b"x" * 300_000 + b"\n"
+            assert await printing == Atom("ok")
 
 
 # -- printing on a BEAM

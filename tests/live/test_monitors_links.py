@@ -17,6 +17,8 @@ from tumen import Atom
 pytestmark = pytest.mark.asyncio
 
 FOREVER = "spawn(fun() -> receive after infinity -> ok end end)"
+# Returns when P is dead.
+KILL = "R = monitor(process, P), exit(P, kill), receive {'DOWN', R, _, _, killed} -> ok end"
 
 
 @pytest_asyncio.fixture
@@ -113,9 +115,11 @@ async def test_demonitored_beam_process_ends_unseen(
     _, proc = await Mailbox.open(node)
     assert proc.demonitor(proc.monitor(pid))
     assert await node.ping(shared_beam.name)
-    await shared_beam.eval("exit(P, kill), timer:sleep(20)", P=pid)
+    await shared_beam.eval(KILL, P=pid)
+    # In order behind whatever its end had to tell.
+    assert await node.ping(shared_beam.name)
     with pytest.raises(TimeoutError):
-        await proc.receive(timeout=0.05)
+        await proc.receive(timeout=0)
 
 
 @pytest.mark.sanitizer
@@ -183,7 +187,7 @@ async def test_unlink_before_the_end_leaves_both_alone(
         proc.link(pid)
         proc.unlink(pid)
     assert await node.ping(shared_beam.name)
-    await shared_beam.eval("exit(P, kill), timer:sleep(20)", P=pid)
+    await shared_beam.eval(KILL, P=pid)
     assert await node.ping(shared_beam.name)
     assert proc.alive
     links = await shared_beam.eval("link(P), unlink(P), P ! still, true", P=proc.pid)

@@ -11,7 +11,7 @@ import pytest_asyncio
 
 import peers
 import tumen
-from nodes import make_node
+from nodes import hang, make_node, until
 from tumen import Atom
 
 pytestmark = pytest.mark.asyncio
@@ -47,7 +47,7 @@ async def test_multicall_keeps_what_was_answered_at_the_deadline(
     node: tumen.Node, shared_beams: Callable[[peers.Runtime], peers.Beam], shared_beam: peers.Beam
 ) -> None:
     async def slow(ms: int) -> Any:
-        await asyncio.sleep(30)
+        await hang()
 
     node.expose("timer", "sleep", slow)
     results = await node.multicall([shared_beam.name, node.name], "timer", "sleep", [1], timeout=1)
@@ -152,9 +152,7 @@ async def test_abcast_and_sbcast_reach_named_processes(
         results = await node.sbcast(names[:2], "stranger", 2, timeout=10)
         for name in names[:2]:
             assert isinstance(results[name].error, tumen.NoProc)
-        async with asyncio.timeout(10):
-            while got != [1, 2]:
-                await asyncio.sleep(0.001)
+        await until(lambda: got == [1, 2])
     finally:
         await shared_beam.eval("exit(whereis(listener), kill)")
 

@@ -11,7 +11,7 @@ import pytest_asyncio
 
 import peers
 import tumen
-from nodes import Counter, make_node
+from nodes import Counter, make_node, settles
 from tumen import Atom, ChildSpec
 
 pytestmark = pytest.mark.asyncio
@@ -106,8 +106,10 @@ async def test_monitor_node(node: tumen.Node, beam: peers.Beam) -> None:
             N=Atom(node.name),
         )
     )
-    async with asyncio.timeout(10):
-        while (b"info", Atom("watched")) not in await node.call("counter", Atom("seen")):
-            await asyncio.sleep(0.01)
+    await settles(
+        "the monitor is there",
+        lambda: node.call("counter", Atom("seen")),
+        lambda seen: (b"info", Atom("watched")) in seen,
+    )
     await node.stop()
     assert await watching == Atom("down")

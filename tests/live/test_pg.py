@@ -12,7 +12,7 @@ import pytest_asyncio
 
 import peers
 import tumen
-from nodes import address, make_node, until
+from nodes import address, make_node, settles, until
 from tumen import Atom, Pid
 
 pytestmark = pytest.mark.asyncio
@@ -47,17 +47,6 @@ async def idle(proc: tumen.Process) -> None:
     await proc.receive()
 
 
-async def settles(read: Callable[[], Awaitable[Any]], want: Any) -> None:
-    """Returns once `read` gives `want`: views follow each other without an event to wait on."""
-    found = None
-    try:
-        async with asyncio.timeout(15):
-            while (found := await read()) != want:
-                await asyncio.sleep(0.005)
-    except TimeoutError:
-        raise AssertionError(f"{found!r} is not {want!r}") from None
-
-
 def ordered(pids: list[Pid]) -> list[Pid]:
     return sorted(pids, key=repr)
 
@@ -71,14 +60,14 @@ async def sees(beam: peers.Beam, scope: str, group: Any, members: list[Pid]) -> 
     async def read() -> list[Pid]:
         return ordered(await beam.eval("pg:get_members(S, G)", S=Atom(scope), G=group))
 
-    await settles(read, ordered(members))
+    await settles("the members", read, lambda found: found == ordered(members))
 
 
 async def node_sees(node: tumen.Node, scope: str, group: Any, members: list[Pid]) -> None:
     async def read() -> list[Pid]:
         return ordered(node.pg.members(group, scope=scope))
 
-    await settles(read, ordered(members))
+    await settles("the members", read, lambda found: found == ordered(members))
 
 
 async def alive(beam: peers.Beam, scope: str, pid: Pid) -> None:
@@ -421,6 +410,10 @@ async def test_elixir_calls_python_through_a_group(
         await node.connect(elixir.name)
         pid = await node.start_server(Model)
         node.pg.join(Atom("models"), pid)
-        await settles(lambda: elixir.eval(":pg.get_members(:models)"), [pid])
+        await settles(
+            "the group has our server",
+            lambda: elixir.eval(":pg.get_members(:models)"),
+            lambda found: found == [pid],
+        )
         answer = await elixir.eval("[pid] = :pg.get_members(:models)\nGenServer.call(pid, 21)")
         assert answer == (Atom("ok"), 42)

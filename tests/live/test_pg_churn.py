@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import itertools
 import os
 import random
@@ -18,7 +19,7 @@ import pytest
 
 import peers
 import tumen
-from nodes import make_node
+from nodes import make_node, settles
 from tumen import Atom, Pid
 
 pytestmark = pytest.mark.asyncio
@@ -148,12 +149,13 @@ async def connected(beams: list[peers.Beam], nodes: list[tumen.Node]) -> None:
 
 
 async def reconnect(node: tumen.Node, name: str) -> None:
-    while name not in node.nodes():
-        try:
+    async def meet() -> bool:
+        # Refused as long as the other side still has the old connection.
+        with contextlib.suppress(tumen.NoConnection):
             await node.connect(name)
-        except tumen.NoConnection:
-            # The other side still has the old connection.
-            await asyncio.sleep(0.02)
+        return name in node.nodes()
+
+    await settles(f"{node.name} is connected to {name}", meet, bool, timeout=40)
 
 
 async def at_rest(
@@ -162,15 +164,16 @@ async def at_rest(
     """Every view becomes the same, and stays so for two looks."""
     views: list[Views] = []
     same = 0
-    try:
-        async with asyncio.timeout(45):
-            while same < 2:
-                await connect()
-                views = [await one.view() for one in theirs] + [one.view() for one in ours]
-                same = same + 1 if all(view == views[0] for view in views) else 0
-                await asyncio.sleep(0.05)
-    except TimeoutError:
-        raise AssertionError(f"views differ: {[differences(views[0], v) for v in views]}") from None
+
+    async def look() -> list[Any]:
+        nonlocal same, views
+        await connect()
+        views = [await one.view() for one in theirs] + [one.view() for one in ours]
+        found = [differences(views[0], view) for view in views]
+        same = 0 if any(found) else same + 1
+        return found
+
+    await settles("no view differs, twice", look, lambda _: same == 2, timeout=45)
     assert any(views[0].values())
 
 

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 import peers
 import tumen
-from nodes import address, make_node, until
+from nodes import address, make_node, settles, until
 from tumen import Atom, Pid
 
 pytestmark = pytest.mark.asyncio
@@ -74,9 +74,11 @@ async def broadcast(beam: peers.Beam, group: str, topic: str, message: Any, **ot
 
 async def joined(beam: peers.Beam, group: str, count: int) -> None:
     """Returns when the BEAM sees so many members of the adapter's group."""
-    async with asyncio.timeout(10):
-        while await beam.eval("length(pg:get_members(S, G))", S=SCOPE, G=Atom(group)) < count:
-            await asyncio.sleep(0.005)
+    await settles(
+        f"{count} members of {group}",
+        lambda: beam.eval("length(pg:get_members(S, G))", S=SCOPE, G=Atom(group)),
+        lambda found: found >= count,
+    )
 
 
 async def test_broadcasts_reach_both_sides(
@@ -221,14 +223,12 @@ async def test_odd_messages_and_a_kill_do_not_end_it(
         assert node.whereis(group) == first
         await shared_beam.eval("exit(P, kill)", P=first)
         await until(lambda: node.whereis(group) not in (None, first))
-        async with asyncio.timeout(10):
-            while await shared_beam.eval(
-                "[P || P <- pg:get_members(S, G), node(P) =:= N]",
-                S=SCOPE,
-                G=Atom(group),
-                N=Atom(node.name),
-            ) != [node.whereis(group)]:
-                await asyncio.sleep(0.005)
+        mine = "[P || P <- pg:get_members(S, G), node(P) =:= N]"
+        await settles(
+            "the adapter is a member again",
+            lambda: shared_beam.eval(mine, S=SCOPE, G=Atom(group), N=Atom(node.name)),
+            lambda found: found == [node.whereis(group)],
+        )
         await broadcast(shared_beam, group, "t", 2)
         async with asyncio.timeout(5):
             assert await anext(subscription) == 2

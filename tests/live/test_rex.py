@@ -223,7 +223,7 @@ async def test_block_calls_run_one_after_the_other(
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # longer than the third caller waits
         running -= 1
         done.append(number)
         return number
@@ -232,6 +232,7 @@ async def test_block_calls_run_one_after_the_other(
     result = await shared_beam.eval(
         "S = self(), Run = fun(I, T) -> spawn(fun() -> "
         "S ! {I, rpc:block_call(N, m, work, [I], T)} end) end, "
+        # Ten milliseconds make the order in which they arrive.
         "[begin Run(I, T), timer:sleep(10) end "
         "|| {I, T} <- [{1, 5000}, {2, 5000}, {3, 20}, {4, 5000}]], "
         "Other = rpc:call(N, lists, seq, [1, 2]), "

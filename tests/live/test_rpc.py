@@ -38,7 +38,7 @@ def inline(x: Any) -> Any:
 
 @app.expose("Elixir.ML", "later")
 async def later(x: Any) -> Any:
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.01)  # answers in another turn of the loop, or of several
     call = tumen.current_call()
     assert call is not None
     return (x, call.caller)
@@ -235,8 +235,7 @@ async def test_abandoned_call_never_starts_and_a_running_one_can_see_it(
         call = tumen.current_call()
         assert call is not None
         if number == 1:
-            while not call.abandoned:
-                time.sleep(0.001)
+            peers.wait_for("the first call is abandoned", lambda: call.abandoned)
             seen.set()
             release.wait(10)
 
@@ -244,6 +243,7 @@ async def test_abandoned_call_never_starts_and_a_running_one_can_see_it(
     async with make_node(cookie=peers.COOKIE, epmd="auto", limits=limits) as node:
         node.expose("Elixir.ML", "work", work)
         result = await shared_beam.eval(
+            # Twenty milliseconds make the order in which they arrive.
             ERPC + "S = self(), [begin spawn(fun() -> S ! {I, Erpc(work, [I], 300)} end), "
             "timer:sleep(20) end || I <- [1, 2, 3]], "
             "[receive {I, R} -> R end || I <- [1, 2, 3]]",
@@ -263,7 +263,7 @@ async def test_abandoned_call_never_starts_and_a_running_one_can_see_it(
 async def test_blocking_calls_leave_the_node_answering(
     epmd: peers.Epmd, backend: str, shared_beam: peers.Beam
 ) -> None:
-    """Sixty-four two-second calls, half of them with 500 ms to wait."""
+    """Sixty-four calls of a second, half of them with 500 ms to wait."""
     figures = []
     async with make_node(cookie=peers.COOKIE, epmd="auto") as node:
         node.expose("Elixir.ML", "quick", lambda x: x, inline=True)
@@ -282,10 +282,11 @@ async def block_and_measure(node: tumen.Node, beam: peers.Beam) -> tuple[int, in
 
     def block(number: int) -> int:
         started.append(number)
-        time.sleep(2)
+        time.sleep(1)  # what blocks: the others are measured beside it
         return number
 
     node.expose("Elixir.ML", "block", block)
+    node.expose("Elixir.ML", "started", lambda: len(started), inline=True)
     measure = (
         "P99 = fun() -> L = lists:sort([element(1, timer:tc(fun() -> "
         "1 = erpc:call(N, 'Elixir.ML', quick, [1]) end)) || _ <- lists:seq(1, 500)]), "
@@ -294,7 +295,8 @@ async def block_and_measure(node: tumen.Node, beam: peers.Beam) -> tuple[int, in
     idle, busy, results = await beam.eval(
         ERPC + measure + "S = self(), Idle = M(), "
         "[spawn(fun() -> S ! {I, Erpc(block, [I], case I rem 2 of 0 -> 500; 1 -> 30000 end)} "
-        "end) || I <- lists:seq(1, 64)], timer:sleep(100), Busy = M(), "
+        "end) || I <- lists:seq(1, 64)], (fun F() -> case erpc:call(N, 'Elixir.ML', started, []) "
+        "of 16 -> ok; _ -> F() end end)(), Busy = M(), "
         "{Idle, Busy, [receive {I, R} -> {I, R} end || I <- lists:seq(1, 64)]}",
         N=Atom(node.name),
         timeout=60,

@@ -12,7 +12,7 @@ import pytest_asyncio
 import peers
 import tumen
 from idle import idle_process
-from nodes import make_node
+from nodes import make_node, until
 from tumen import Atom
 
 pytestmark = pytest.mark.asyncio
@@ -114,6 +114,50 @@ async def test_calls_casts_and_replies_carry_it(node: tumen.Node, shared_beam: p
     assert reply[3] == node.whereis("traced")
     assert (plain, back) == (Atom("hi"), [])
     assert [token and token[:2] for token in tokens] == [(1, 7), (1, 7), None]
+
+
+async def test_each_call_has_its_own_token_when_the_newest_goes_first(
+    node: tumen.Node, shared_beam: peers.Beam
+) -> None:
+    class Server(tumen.GenServer):
+        async def init(self) -> None:
+            self.go = asyncio.Event()
+            self.begun: list[Any] = []
+
+        async def handle_call(self, request: Any, caller: tumen.Caller) -> Any:
+            self.begun.append(request)
+            if request == Atom("hold"):
+                await self.go.wait()
+            token = self.seq_trace_token
+            return token and token[1]
+
+    pid = await node.start_server(Server)
+    server = node._running._servers[pid.id | pid.serial << 32]
+    assert isinstance(server, Server)
+    assert await node.ping(shared_beam.name)
+    await shared_beam.eval("spawn(fun() -> gen_server:call(P, hold) end), ok", P=pid)
+    await until(lambda: server.begun)
+    late = await shared_beam.eval("catch gen_server:call(P, late, 20)", P=pid)
+    assert late[0] == Atom("EXIT")
+    asking = []
+    # Without a token before the first that has one, and after it.
+    labels = [0, 7, 8, 0, 9, 0]
+    for count, label in enumerate(labels, 2):
+        asking.append(
+            asyncio.create_task(
+                shared_beam.eval(
+                    "L =/= 0 andalso begin seq_trace:set_token(label, L), "
+                    "seq_trace:set_token(send, true) end, "
+                    "R = gen_server:call(P, L), seq_trace:set_token([]), R",
+                    P=pid,
+                    L=label,
+                )
+            )
+        )
+        await until(lambda count=count: server._waiting() == count)
+    server.go.set()
+    assert await asyncio.gather(*asking) == [label or None for label in labels]
+    assert server.begun == [Atom("hold"), *reversed(labels)]
 
 
 async def test_exits_and_spawns_carry_it(node: tumen.Node, shared_beam: peers.Beam) -> None:

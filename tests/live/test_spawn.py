@@ -48,6 +48,13 @@ async def talk(to: tumen.Pid) -> None:
         proc.send(to, (Atom("echo"), message))
 
 
+@app.expose("Elixir.ML", "noted", inline=True)
+def noted() -> None:
+    call = tumen.current_call()
+    assert call is not None
+    told.append((call.caller, call.function))
+
+
 @app.expose("Elixir.ML", "fails")
 def fails(x: Any) -> None:
     raise LookupError(f"no {x}")
@@ -202,6 +209,95 @@ async def test_unexposed_function_is_refused_with_notsup(
         await done
 
 
+# What spawn/2 and its like take: a fun that names an exposed function.
+OF_A_FUN = {
+    "spawn": "spawn(N, F)",
+    "spawn_link": "spawn_link(N, F)",
+    "spawn_monitor": "element(1, spawn_monitor(N, F))",
+    "spawn_opt": "element(1, spawn_opt(N, F, [link, monitor, {priority, high}]))",
+    "spawn_request": "R = spawn_request(N, F, [monitor]), "
+    "receive {spawn_reply, R, ok, Q} -> Q after 5000 -> timeout end",
+    "apply_2": "spawn(N, erlang, apply, [F, []])",
+    "apply_3": "spawn(N, erlang, apply, ['Elixir.ML', noted, []])",
+}
+
+
+@pytest.mark.sanitizer
+async def test_external_fun_of_an_exposed_function_is_spawned(
+    node: tumen.Node, shared_beam: peers.Beam
+) -> None:
+    for form, source in OF_A_FUN.items():
+        # Twice: the second request names its atoms by number.
+        for _ in range(2):
+            told.clear()
+            pid, caller = await shared_beam.eval(
+                f"process_flag(trap_exit, true), F = fun 'Elixir.ML':noted/0, "
+                f"P = begin {source} end, M = monitor(process, P), "
+                "receive {'DOWN', M, process, P, _} -> {P, self()} after 5000 -> timeout end",
+                N=Atom(node.name),
+            )
+            assert pid.node == node.name, form
+            assert told == [(caller, Atom("noted"))], form
+
+
+async def test_fun_is_spawned_with_its_arguments(node: tumen.Node, shared_beam: peers.Beam) -> None:
+    result = await shared_beam.eval(
+        "{P, R} = spawn_monitor(N, erlang, apply, [fun 'Elixir.ML':talk/1, [self()]]), "
+        "receive {talking, P} -> P ! {some, #{data => 1}} after 5000 -> timeout end, "
+        "E = receive {echo, X} -> X after 5000 -> no_echo end, P ! stop, "
+        "receive {'DOWN', R, process, P, W} -> {E, W} after 5000 -> timeout end",
+        N=Atom(node.name),
+    )
+    assert result == ((Atom("some"), {Atom("data"): 1}), NORMAL)
+
+
+async def test_funs_that_name_no_exposed_function_are_refused_with_notsup(
+    node: tumen.Node, shared_beam: peers.Beam
+) -> None:
+    refused = node.info().operations_refused
+    result = await shared_beam.eval(
+        "Ask = fun(R) -> receive {spawn_reply, R, error, W} -> W; {spawn_reply, R, ok, _} -> ok "
+        "after 5000 -> timeout end end, X = 1, "
+        "Funs = [fun() -> ok end, fun() -> X end, fun os:getpid/0, fun 'Elixir.ML':nope/0, "
+        "fun 'Elixir.Other':noted/0], "
+        "Args = [[], [fun 'Elixir.ML':noted/0], ['Elixir.ML', []], [os, getpid, []], "
+        '[<<"noted">>, []], ["noted", []], [{\'Elixir.ML\', noted}, []], '
+        "[1, 2], [#{}, []], [fun 'Elixir.ML':noted/0, [], 1], ['Elixir.ML', noted, [], 1]], "
+        "[Ask(spawn_request(N, F, [])) || F <- Funs] ++ "
+        "[Ask(spawn_request(N, erlang, apply, A, [])) || A <- Args]",
+        N=Atom(node.name),
+    )
+    assert result == [Atom("notsup")] * 16
+    assert node.info().operations_refused == refused + 16
+    assert not told
+
+
+async def test_fun_of_the_wrong_arity_ends_as_on_a_beam(
+    node: tumen.Node, shared_beam: peers.Beam
+) -> None:
+    source = (
+        "Go = fun(A) -> {P, R} = spawn_monitor(N, erlang, apply, A), "
+        "receive {'DOWN', R, process, P, W} -> W after 5000 -> timeout end end, Ml = 'Elixir.ML', "
+        "{Go([F, [1, 2]]), Go([F, x]), Go([F, [1 | 2]]), Go([Ml, noted, x])}"
+    )
+    fun = tumen.Export("Elixir.ML", "noted", 0)
+    here = await shared_beam.eval(source, N=Atom(node.name), F=fun)
+    there = await shared_beam.eval(source, N=Atom(shared_beam.name), F=fun)
+    assert here == there
+    assert here[0][0] == (Atom("badarity"), (fun, [1, 2]))
+    by_erpc = (
+        "[try erpc:call(N, erlang, apply, A) catch error:{exception, W, _} -> W end || "
+        "A <- [[F, [1, 2]], [F, x], ['Elixir.ML', noted, x], [[1], #{}, x]]]"
+    )
+    assert await shared_beam.eval(by_erpc, N=Atom(node.name), F=fun) == [
+        (Atom("badarity"), (fun, [1, 2])),
+        Atom("badarg"),
+        Atom("badarg"),
+        Atom("undef"),
+    ]
+    assert not told
+
+
 @pytest.mark.sanitizer
 async def test_exit_signals_end_a_spawned_function(
     node: tumen.Node, shared_beam: peers.Beam
@@ -277,6 +373,15 @@ async def test_node_spawns_and_awaits_the_end(node: tumen.Node, shared_beam: pee
     )
     assert await monitor == (Atom("a"), 1)
     assert await node.ping(shared_beam.name)
+
+
+async def test_process_spawns_a_fun_of_a_beam(node: tumen.Node, shared_beam: peers.Beam) -> None:
+    proc = await idle_process(node)
+    fun = tumen.Export("erlang", "send", 2)
+    args = [fun, [proc.pid, Atom("hello")]]
+    pid, ref = await proc.spawn_remote(shared_beam.name, "erlang", "apply", args, monitor=True)
+    assert await proc.receive(timeout=5) == Atom("hello")
+    assert await proc.receive(timeout=5) == (DOWN, ref, PROCESS, pid, NORMAL)
 
 
 async def test_options_and_group_leader_go_along(node: tumen.Node, shared_beam: peers.Beam) -> None:
@@ -408,6 +513,12 @@ async def test_elixir_spawns_here_and_watches_us(node: tumen.Node, elixir: peers
         n=Atom(node.name),
     )
     assert result == (Atom("echoed"), (Atom("shutdown"), Atom("enough")))
+    fun = await elixir.eval(
+        "{pid, ref} = Node.spawn_monitor(n, &ML.noted/0)\n"
+        "receive do\n {:DOWN, ^ref, :process, ^pid, why} -> why\n after 5000 -> :none\n end",
+        n=Atom(node.name),
+    )
+    assert (fun, len(told)) == (NORMAL, 1)
     proc = await idle_process(node)
     pid, ref = await proc.spawn_remote(
         elixir.name, "Elixir.Process", "exit", [proc.pid, Atom("normal")], monitor=True
@@ -427,6 +538,9 @@ async def test_two_python_nodes_spawn_on_each_other(backend: str) -> None:
         assert await proc.receive(timeout=5) == (Atom("echo"), 1)
         proc.send(pid, Atom("stop"))
         assert await proc.receive(timeout=5) == (DOWN, ref, PROCESS, pid, NORMAL)
+        fun = tumen.Export("Elixir.ML", "talk", 1)
+        pid = await proc.spawn_remote(a.name, "erlang", "apply", [fun, [proc.pid]])
+        assert await proc.receive(timeout=5) == (Atom("talking"), pid)
         with pytest.raises(tumen.RemoteError) as refused:
             await b.spawn_remote(a.name, "os", "cmd", ["id"])
         assert refused.value.reason == Atom("notsup")

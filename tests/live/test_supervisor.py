@@ -12,7 +12,7 @@ import pytest_asyncio
 
 import peers
 import tumen
-from nodes import Counter, make_node
+from nodes import Counter, make_node, settles
 from tumen import Atom, ChildSpec, Supervisor
 
 pytestmark = pytest.mark.asyncio
@@ -302,8 +302,11 @@ async def test_node_that_stops_ends_its_tree_with_shutdown(
             )
         )
         seen = [(b"cast", Atom("watched"))]
-        while await node.call("c", Atom("seen")) != seen:
-            await asyncio.sleep(0)
+        await settles(
+            "the monitors are there",
+            lambda: node.call("c", Atom("seen")),
+            lambda found: found == seen,
+        )
     assert await ready == [
         (Atom("leaf"), SHUTDOWN),
         (Atom("c"), SHUTDOWN),

@@ -6,10 +6,22 @@ test_types.py runs mypy over this file and compares; nothing here is executed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, reveal_type
+from typing import Annotated, Any, Literal, reveal_type
 
 import tumen
-from tumen import App, Atom, ChildSpec, GenServer, Limits, Node, Pid, Process, Reference
+from tumen import (
+    App,
+    Atom,
+    BatchServer,
+    Call,
+    ChildSpec,
+    GenServer,
+    Limits,
+    Node,
+    Pid,
+    Process,
+    Reference,
+)
 from tumen.typed import AsAtom
 
 app = App()
@@ -34,6 +46,23 @@ class Counter(GenServer):
 
 
 reveal_type(Counter)  # expect: def () -> api_types.Counter
+
+
+@app.server("model")
+class Model(BatchServer):
+    max_batch, max_wait = 64, 0.005
+
+    async def handle_calls(self, calls: list[Call]) -> list[int]:
+        for request, caller in calls:
+            reveal_type(request)  # expect: Any
+            reveal_type(caller.abandoned)  # expect: bool
+        return [call.request for call in calls]
+
+
+class BlockingModel(BatchServer):
+    @tumen.blocking
+    def handle_calls(self, calls: list[Call]) -> Any:
+        return [call.request for call in calls]
 
 
 async def echo(proc: Process) -> None:

@@ -30,7 +30,7 @@ else:
     ParamType = click.ParamType
 
 # Where `tumen bench` finds its runner: only in a checkout, never in an installed package.
-BENCH = Path("bench/wire.py")
+BENCH = Path("bench/run.py")
 
 
 class Term(ParamType):
@@ -346,7 +346,7 @@ if BENCH.is_file() and Path("src/tumen").is_dir():
     @tumen.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
     @click.argument("args", nargs=-1, type=click.UNPROCESSED)
     def bench(args: tuple[str, ...]) -> None:
-        """Runs bench/wire.py of this checkout with ARGS."""
+        """Runs bench/run.py of this checkout with ARGS: every figure beside its opponents."""
         with contextlib.suppress(KeyboardInterrupt):
             done = subprocess.run([sys.executable, os.fspath(BENCH), *args], check=False)
             raise SystemExit(done.returncode)

@@ -1,17 +1,35 @@
-"""What the servers of the node's own have in common: nothing that a peer sends ends one."""
+"""What the services of the node have in common: nothing that a peer sends ends one."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._term import Pid
-from ..errors import Busy, TumenError
+from ..errors import Busy, Exit, TumenError
 from ..server import Caller, GenServer, NoReply
 
-__all__ = ["ServiceServer"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..process import Process
+
+__all__ = ["ServiceServer", "handle_mail"]
 
 _log = logging.getLogger("tumen")
+
+
+async def handle_mail(proc: Process, what: str, handle: Callable[[Any], bool]) -> None:
+    """Hands each message of a process to `handle`, which says whether it knew it. Only an `Exit`
+    that this raises ends it."""
+    async for message in proc:
+        try:
+            if not handle(message):
+                _log.debug("%s: passed over %.1000r", what, message)
+        except Exit:
+            raise
+        except Exception:
+            _log.exception("%s: could not handle %.1000r", what, message)
 
 
 class ServiceServer(GenServer):

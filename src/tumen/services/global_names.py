@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from .._core import CoreProcess
 from .._term import Atom, Export, Pid
+from ..calls import pid_of
 from ..errors import CallTimeout, NoConnection, NoProc, RemoteError
 from .global_server import GlobalServer, resolve
 
@@ -45,7 +45,7 @@ class GlobalService:
         self.server: GlobalServer | None = None
         self._visible: set[str] = set()
 
-    async def start(self) -> None:
+    def start(self) -> None:
         """A visible node gets its `global_name_server`."""
         home = self.home
         if not home.options.visible:
@@ -57,6 +57,8 @@ class GlobalService:
             lambda method, name, one, other: resolve(home, method, name, one, other) or _NONE,
             inline=True,
         )
+        if self.server is not None:
+            self.server.close()
         self.server = GlobalServer(home)
         for node in self._visible:
             self.server.node_up(node)
@@ -107,7 +109,7 @@ class GlobalNames:
         ``(global_name_conflict, name)``, ``"notify_all"`` takes the name from both and tells them.
         """
         method = _method(resolve)
-        who = _pid(pid)
+        who = pid_of(pid)
         server = self._service.server
         if server is None:
             return bool(
@@ -132,7 +134,7 @@ class GlobalNames:
     ) -> None:
         """global:re_register_name: gives it the name, whoever had it."""
         method = _method(resolve)
-        who = _pid(pid)
+        who = pid_of(pid)
         server = self._service.server
         if server is None:
             await self._remotely(via, timeout, "re_register_name", [name, who, method])
@@ -217,10 +219,3 @@ def _method(resolve: str) -> Export:
         return _METHODS[resolve]
     except KeyError:
         raise ValueError(f"resolve must be one of {', '.join(_METHODS)}, not {resolve!r}") from None
-
-
-def _pid(process: Member) -> Pid:
-    pid = process.pid if isinstance(process, CoreProcess) else process
-    if not isinstance(pid, Pid):
-        raise TypeError(f"a Pid or a Process, not {process!r}")
-    return pid

@@ -19,11 +19,13 @@ import random
 from typing import TYPE_CHECKING, Any, Final
 
 from .._term import Atom, Export, Pid, Reference
-from ..calls import call, send_wait
-from ..errors import Busy, CallTimeout, NoConnection, RemoteError, TumenError
+from ..calls import call, key_of, send_wait
+from ..errors import Busy, CallTimeout, Exit, NoConnection, RemoteError, TumenError
 from ..server import Caller, NoReply
+from .base import handle_mail
 from .global_locker import Cancel, Him, Locker, LockSet, give_back
 from .global_tables import GLOBAL, Locks, Names
+from .kept import Kept
 from .pg_view import group_key
 
 if TYPE_CHECKING:
@@ -167,29 +169,59 @@ class GlobalServer:
         # gone: connections are told of at once, while mail waits.
         self._taken = 0
         self._stale: dict[str, int] = {}
+        self._epoch = 0
+        self.names = Names(self._watch, self._unwatch)
+        self.locks = Locks(self._watch, self._unwatch)
+        self._kept = Kept(home, SERVER.text, self._begin, self._renewed)
 
     def start(self) -> None:
         """Makes the processes. `NameClash` when somebody has the name of the server."""
-        process = self.process = self._home.start_process(self._main, (), SERVER)
-        process.trap_exit = True
-        self._epoch = random.getrandbits(28) << 32 | process.pid.creation
-        self.names = Names(process.monitor, self._unwatch)
-        self.locks = Locks(process.monitor, self._unwatch)
-        self.locker = Locker(self)
-        self._locker_process = self._home.start_process(self._run_locker, (), None)
-        self.locker.pid = self._locker_process.pid
-        self._registrar = self._home.start_process(_idle, (), None)
+        self._kept.start()
+        self._epoch = random.getrandbits(28) << 32 | self.process.pid.creation
         self.is_started = True
         for node in self._up:
             self._meet(node)
 
-    async def _run_locker(self, _proc: Process) -> None:
+    def _begin(self) -> Process:
+        """Server, locker and registrar end together, as on a BEAM."""
+        home = self._home
+        process = home.start_process(self._main, (), SERVER)
+        process.trap_exit = True
+        self.locker = Locker(self)
+        self._locker_process = home.start_process(self._run_locker, (), None)
+        self.locker.pid = self._locker_process.pid
+        self._registrar = home.start_process(_idle, (), None)
+        process.link(self._locker_process.pid)
+        process.link(self._registrar.pid)
+        return process
+
+    def _renewed(self) -> None:
+        """The processes are new. What was known is still so, but who was being met may wait for an
+        answer to what has gone with the old ones."""
+        self._taken = 0
+        self._stale.clear()
+        self.names.watch_again()
+        self.locks.watch_again()
+        for node in list(self._meetings):
+            self._meet_again(node)
+
+    @property
+    def process(self) -> Process:
+        return self._kept.process
+
+    async def _run_locker(self, proc: Process) -> None:
+        locker = self.locker
         while True:
             try:
-                await self.locker.main()
+                await locker.main()
             except Exception:
+                if not proc.alive:
+                    return
                 # Without it no node could be met any more.
                 _log.exception("global: the locker has failed, and starts again")
+
+    def _watch(self, pid: Pid) -> Reference:
+        return self.process.monitor(pid)
 
     def _unwatch(self, ref: Reference) -> None:
         if self.process.alive:
@@ -213,18 +245,18 @@ class GlobalServer:
         """The node is about to stop: its connections go together, and that is no split."""
         self.closed = True
 
+    def close(self) -> None:
+        """Its time is over: there will be another one."""
+        self.leave()
+        self._kept.close()
+
     # -- messages
 
     async def _main(self, proc: Process) -> None:
-        async for message in proc:
-            self._taken += 1
-            try:
-                if not self._handle(message):
-                    _log.debug("global_name_server: passed over %r", message)
-            except Exception:
-                _log.exception("global_name_server: could not handle %r", message)
+        await handle_mail(proc, SERVER.text, self._handle)
 
     def _handle(self, message: Any) -> bool:
+        self._taken += 1
         match message:
             case (Atom("$gen_call"), (Pid() as pid, tag), request):
                 if not self._is_stale(pid.node):
@@ -348,8 +380,9 @@ class GlobalServer:
                 self._forget_node(node.text, lost=True)
             case (Atom("whereis"), name, (Pid() as pid, tag)):
                 self._home.background(self._answer_whereis(name, Caller(self.process, pid, tag)))
-            case (Atom("EXIT"), *_):
-                pass
+            case (Atom("EXIT"), Pid() as pid, reason):
+                if pid in (self._locker_process.pid, self._registrar.pid):
+                    raise Exit((Atom("locker_died"), reason))
             case _:
                 return False
         return True
@@ -636,7 +669,7 @@ class GlobalServer:
             return None
         if found.pid.node == self.own:
             pid = found.pid
-            if not self._home.core.alive(pid.id | pid.serial << 32):
+            if not self._home.core.alive(key_of(pid)):
                 return None
         return found.pid
 
@@ -661,7 +694,8 @@ class GlobalServer:
                     await self._ask(registrar, nodes, request)
                 return request is not None
             finally:
-                if self.process.alive:
+                # Where it has ended, its locks have gone with it.
+                if registrar.alive:
                     await give_back(unlock, registrar.pid, [self.own, *self.known])
 
     async def _lock_known(self, registrar: Process) -> list[str]:
@@ -736,7 +770,10 @@ class GlobalServer:
         await self._ask(holder, nodes, (Atom("del_lock"), (GLOBAL, requester)))
 
     async def _ask(self, holder: Process, nodes: Sequence[str], request: Any) -> dict[str, Any]:
-        """The answers of the name servers of these nodes; those that cannot be had are left out."""
+        """The answers of the name servers of these nodes; those that cannot be had are left out.
+        `ProcessExited` when the holder has ended: what it has locked is locked no more."""
+
+        holder._check()
 
         # Nobody waits for a lock to be given back: the request is on its way, and whoever asked for
         # the change has a deadline.
@@ -748,6 +785,7 @@ class GlobalServer:
             try:
                 return node, await call(self._home, holder, (SERVER, node), request, limit)
             except TumenError as error:
+                holder._check()
                 _log.debug("global: %s does not answer %r: %s", node, request, error)
                 return None
 

@@ -62,6 +62,14 @@ class Names:
         if key is not None:
             del self._names[key]
 
+    def watch_again(self) -> None:
+        """Who watched for us has ended: everybody is watched anew."""
+        self._keys.clear()
+        for key, name in self._names.items():
+            ref = self._watch(name.pid)
+            self._names[key] = dataclasses.replace(name, ref=ref)
+            self._keys[ref] = key
+
     def all(self) -> list[Name]:
         return list(self._names.values())
 
@@ -125,6 +133,13 @@ class Locks:
         lock = self._locks[key]
         lock.holders = {pid: held for pid, held in lock.holders.items() if held != ref}
         self._drop_empty(key, lock, lost=True)
+
+    def watch_again(self) -> None:
+        """Who watched for us has ended: everybody is watched anew."""
+        self._keys.clear()
+        for key, lock in self._locks.items():
+            lock.holders = {pid: self._watch(pid) for pid in lock.holders}
+            self._keys.update(dict.fromkeys(lock.holders.values(), key))
 
     def _drop_empty(self, key: Hashable, lock: Lock, *, lost: bool) -> None:
         if not lock.holders:

@@ -14,13 +14,18 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from .. import calls
-from .._term import Atom, Pid
+from .._term import Atom, Pid, encode
 from ..chardata import chardata_text, plain_format
 from ..errors import CallTimeout, RemoteError, TumenError
+from ..options import MIB
+from ..pace import Warnings
+from .backlog import Backlog
 from .base import ServiceServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from .output import Output
 
 __all__ = ["IoServer"]
 
@@ -53,9 +58,16 @@ _OPTIONS_TAKEN: Final = (
 
 # A format is given up after this, seconds: the node of the printing process is in trouble then.
 _FORMAT_TIME_S: Final = 10.0
-# Requests of one node that wait for a format; over it they are refused with system_limit. Who
-# prints waits for the reply, so that this many processes of a node can print at the same time.
+# Requests of one node that wait, for a format or for the standard output; over it they are refused
+# with system_limit. Who prints waits for the reply, so that this many processes of a node can print
+# at the same time.
 _WAITING_COUNT_MAX: Final = 10_000
+# The same in bytes on the wire, of one node and of all: a list of characters takes eight times as
+# much here. As much as a BEAM with a slow terminal gets into its hands in a few seconds.
+_WAITING_BYTES_MAX: Final = 8 * MIB
+_WAITING_BYTES_ALL_MAX: Final = 64 * MIB
+# Refusals are logged so often in a minute, and counted beyond.
+_WARNINGS_COUNT_MAX: Final = 3
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,20 +85,46 @@ class _Several:
     requests: list[Any]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Text:
+    """Text for the standard output, which may take a while to take it."""
+
+    text: str
+
+
+_Later = _Formatted | _Several | _Text
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A request that waits, and its bytes on the wire."""
+
+    reply_as: Any
+    # The request, or what is to be done for it.
+    what: Any
+    size: int
+
+
 class IoServer(ServiceServer):
     """The server named `user`.
 
     ``on_output(text, pid)`` gets what the process `pid` prints; without one it goes to the standard
-    output.
+    output, and who prints has its reply when it is written.
     """
 
     async def init(self, *args: Any) -> Any:
-        (on_output,) = args
-        self._on_output: Callable[[str, Pid], object] = on_output or _print
-        self._is_terminal = on_output is None
-        # Senders that wait for a format, with what they have asked for meanwhile: order is kept.
-        self._queues: dict[Pid, collections.deque[tuple[Any, Any]]] = {}
-        self._unformatted: collections.Counter[str] = collections.Counter()
+        self._on_output: Callable[[str, Pid], object] | None
+        self._output: Output
+        self._on_output, self._output = args
+        # Senders that wait, with what they have asked for meanwhile: order is kept.
+        self._queues: dict[Pid, collections.deque[_Waiting]] = {}
+        self._backlog = Backlog(_WAITING_COUNT_MAX, _WAITING_BYTES_MAX, _WAITING_BYTES_ALL_MAX)
+        self._refusals = Warnings(
+            self._home.loop, "requests to print were refused", _WARNINGS_COUNT_MAX
+        )
+
+    async def terminate(self, reason: Any) -> None:
+        self._refusals.close()
 
     def on_message(self, message: Any) -> None:
         match message:
@@ -97,38 +135,36 @@ class IoServer(ServiceServer):
 
     def _requested(self, sender: Pid, reply_as: Any, request: Any) -> None:
         queue = self._queues.get(sender)
+        what = request
         if queue is None:
-            reply = self._do(sender, request)
-            if not isinstance(reply, _Formatted | _Several):
-                self._io_reply(sender, reply_as, reply)
+            what = self._do(sender, request)
+            if not isinstance(what, _Later):
+                self._io_reply(sender, reply_as, what)
                 return
-        if self._unformatted[sender.node] >= _WAITING_COUNT_MAX:
+        node = sender.node
+        if not self._backlog.admits(node):
+            self._refusals.warn("user: %s prints more than can be written: refused", node)
             self._io_reply(sender, reply_as, _SYSTEM_LIMIT)
             return
-        self._unformatted[sender.node] += 1
+        waiting = _Waiting(reply_as, what, len(encode(request)))
+        self._backlog.add(node, waiting.size)
         if queue is not None:
-            queue.append((reply_as, request))
+            queue.append(waiting)
             return
-        queue = self._queues[sender] = collections.deque([(reply_as, request)])
+        queue = self._queues[sender] = collections.deque([waiting])
         self._home.background(self._work_off(sender, queue))
 
-    async def _work_off(self, sender: Pid, queue: collections.deque[tuple[Any, Any]]) -> None:
+    async def _work_off(self, sender: Pid, queue: collections.deque[_Waiting]) -> None:
         """Does what a sender has asked for, in its order."""
         try:
             while queue and self.alive:
-                reply_as, request = queue[0]
-                reply = await self._do_all(sender, request)
-                self._io_reply(sender, reply_as, reply)
-                queue.popleft()
-                self._count_down(sender.node, 1)
+                reply = await self._do_all(sender, queue[0].what)
+                self._io_reply(sender, queue[0].reply_as, reply)
+                self._backlog.remove(sender.node, queue.popleft().size)
         finally:
             del self._queues[sender]
-            self._count_down(sender.node, len(queue))
-
-    def _count_down(self, node: str, count: int) -> None:
-        self._unformatted[node] -= count
-        if self._unformatted[node] <= 0:
-            del self._unformatted[node]
+            for left in queue:
+                self._backlog.remove(sender.node, left.size)
 
     def _io_reply(self, sender: Pid, reply_as: Any, reply: Any) -> None:
         if self.alive:
@@ -158,17 +194,21 @@ class IoServer(ServiceServer):
                 return self._geometry(which.text)
         return _input(request)
 
-    async def _do_all(self, sender: Pid, request: Any) -> Any:
+    async def _do_all(self, sender: Pid, what: Any) -> Any:
         """The reply to any request; the last one's of several, or the first error."""
-        left = [request]
+        left = [what]
         reply: Any = _OK
         while left:
-            reply = self._do(sender, left.pop())
+            reply = left.pop()
+            if not isinstance(reply, _Later):
+                reply = self._do(sender, reply)
             if isinstance(reply, _Several):
                 left.extend(reversed(reply.requests))
                 reply = _OK
             elif isinstance(reply, _Formatted):
                 reply = await self._put_formatted(sender, reply)
+            if isinstance(reply, _Text):
+                reply = await self._print(sender, reply.text)
             if type(reply) is tuple and reply[0] == _ERROR:
                 break
         return reply
@@ -209,16 +249,29 @@ class IoServer(ServiceServer):
         return self._write(sender, text)
 
     def _write(self, sender: Pid, text: str) -> Any:
+        """Hands the text to the user's function, or says that it is for the standard output."""
+        if self._on_output is None:
+            return _Text(text)
         try:
             self._on_output(text, sender)
         except Exception:
-            _log.exception("user: output of %r was not written", sender)
-            return _TERMINATED
+            return self._not_written(sender)
         return _OK
+
+    async def _print(self, sender: Pid, text: str) -> Any:
+        try:
+            await self._output.write(text)
+        except Exception:
+            return self._not_written(sender)
+        return _OK
+
+    def _not_written(self, sender: Pid) -> Any:
+        _log.exception("user: output of %r was not written", sender)
+        return _TERMINATED
 
     def _geometry(self, which: str) -> Any:
         try:
-            if self._is_terminal and sys.stdout is not None and sys.stdout.isatty():
+            if self._on_output is None and sys.stdout is not None and sys.stdout.isatty():
                 return getattr(
                     os.get_terminal_size(sys.stdout.fileno()),
                     {"columns": "columns", "rows": "lines"}[which],
@@ -247,16 +300,3 @@ def _input(request: Any) -> Any:
         case (Atom("get_password" | "setopts" | "get_geometry"), _):
             return _ENOTSUP
     return _REQUEST
-
-
-def _print(text: str, _sender: Pid) -> None:
-    """Writes to the standard output, where there is one."""
-    stream = sys.stdout
-    if stream is None:
-        return
-    try:
-        stream.write(text)
-    except UnicodeEncodeError:
-        encoding = stream.encoding or "ascii"
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-    stream.flush()

@@ -14,9 +14,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from .. import calls
-from .._term import Atom, Pid
+from .._term import Atom, Pid, encode
 from ..chardata import chardata_text, plain_format, shown, shown_term
 from ..errors import TumenError
+from ..options import MIB
+from .backlog import Backlog
 from .base import ServiceServer
 
 __all__ = ["LoggerProxy"]
@@ -46,6 +48,10 @@ _FORMAT_TIME_S: Final = 5.0
 # Events of one node that wait to be formatted; over it they are dropped and counted. As many as
 # OTP's own logger_proxy lets wait before it drops.
 _WAITING_COUNT_MAX: Final = 1_000
+# The same in bytes on the wire, of one node and of all. A report may hold anything, the state of a
+# large server too; a thousand usual ones are a megabyte.
+_WAITING_BYTES_MAX: Final = 8 * MIB
+_WAITING_BYTES_ALL_MAX: Final = 64 * MIB
 # Dropped events are reported so often, seconds.
 _DROPS_PERIOD_S: Final = 1.0
 
@@ -64,6 +70,10 @@ class _Event:
     message: tuple[Any, Any]
     meta: Mapping[Any, Any]
 
+    def size(self) -> int:
+        """Bytes on the wire."""
+        return len(encode((self.message, self.meta)))
+
 
 class _Source:
     """One node whose processes log here."""
@@ -71,7 +81,8 @@ class _Source:
     __slots__ = ("dropped", "events", "taken", "working")
 
     def __init__(self) -> None:
-        self.events: collections.deque[_Event] = collections.deque()
+        # With their bytes on the wire.
+        self.events: collections.deque[tuple[_Event, int]] = collections.deque()
         self.working = False
         # Since the period began.
         self.taken = 0
@@ -83,6 +94,7 @@ class LoggerProxy(ServiceServer):
 
     async def init(self, *_: Any) -> Any:
         self._sources: dict[str, _Source] = {}
+        self._backlog = Backlog(_WAITING_COUNT_MAX, _WAITING_BYTES_MAX, _WAITING_BYTES_ALL_MAX)
         self._timer: asyncio.TimerHandle | None = None
 
     async def terminate(self, reason: Any) -> None:
@@ -114,11 +126,13 @@ class LoggerProxy(ServiceServer):
             self._timer = self._home.loop.call_later(_DROPS_PERIOD_S, self._period_ends)
         if (
             source.taken > self._home.limits.log_events_per_s_max * _DROPS_PERIOD_S
-            or len(source.events) >= _WAITING_COUNT_MAX
+            or not self._backlog.admits(node)
         ):
             source.dropped += 1
             return
-        source.events.append(event)
+        size = event.size()
+        self._backlog.add(node, size)
+        source.events.append((event, size))
         if not source.working:
             source.working = True
             self._home.background(self._work_off(node, source))
@@ -136,7 +150,8 @@ class LoggerProxy(ServiceServer):
         for node, source in list(self._sources.items()):
             if source.dropped:
                 _log.warning(
-                    "%s: %d log events were dropped: more than %d a second, or too slow to format",
+                    "%s: %d log events were dropped: more than %d a second, or too slow to format "
+                    "for their number or size",
                     node or "a node",
                     source.dropped,
                     self._home.limits.log_events_per_s_max,
@@ -149,8 +164,11 @@ class LoggerProxy(ServiceServer):
         """Logs what has come of a node, in its order."""
         try:
             while source.events:
-                event = source.events.popleft()
-                _write(node, event, await self._text(node, event))
+                event, size = source.events.popleft()
+                try:
+                    _write(node, event, await self._text(node, event))
+                finally:
+                    self._backlog.remove(node, size)
         finally:
             source.working = False
 

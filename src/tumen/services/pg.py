@@ -9,16 +9,18 @@ for its likes on every connected node, hidden or not.
 from __future__ import annotations
 
 import asyncio
-import collections
 import dataclasses
 import enum
 import logging
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 from .._core import CoreProcess
 from .._term import Atom, Pid, Reference
+from ..calls import atom_of, pid_of
 from ..errors import Busy, CallTimeout, LimitExceeded, TumenError
-from ..reasons import SHUTDOWN
+from ..stream import Stream
+from .base import handle_mail
+from .kept import Kept
 from .pg_view import Action, View, group_key
 
 if TYPE_CHECKING:
@@ -39,8 +41,6 @@ _GEN_CAST: Final = Atom("$gen_cast")
 # after so many seconds, then after twice as many each time, up to the last.
 _SEEK_FIRST_S: Final = 0.25
 _SEEK_MAX_S: Final = 30.0
-# A scope whose process was killed has a new one after so many seconds.
-_RESTART_S: Final = 0.1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,73 +57,36 @@ class GroupChange:
     dropped: int = 0
 
 
-class GroupMonitor:
+class GroupMonitor(Stream[GroupChange]):
     """The changes of a group, or of all groups of a scope: ``async for change in monitor``.
 
     `members` is what it began with: the pids of the group, or a list of (group, pids) pairs.
     At most `Limits.events_count_max` changes wait here, then the oldest are dropped and counted.
+    It ends with `close`, or when the node stops.
     """
 
     def __init__(self, members: list[Any], count_max: int) -> None:
+        super().__init__(count_max)
         self.members = members
-        # Ends what calls `put`; for the scope.
-        self.forget: Callable[[], None] = lambda: None
-        self._changes: collections.deque[GroupChange] = collections.deque()
-        self._count_max = count_max
-        self._dropped = 0
-        self._closed = False
-        self._waiter: asyncio.Future[None] | None = None
 
-    def put(self, change: GroupChange) -> None:
-        """Adds a change; for the scope."""
-        if len(self._changes) >= self._count_max:
-            self._changes.popleft()
-            self._dropped += 1
-        self._changes.append(change)
-        self._wake()
-
-    def close(self) -> None:
-        """Ends it: a reader gets what waits, then the end. Idempotent."""
-        if not self._closed:
-            self._closed = True
-            self.forget()
-            self._wake()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> GroupChange:
-        while not self._changes:
-            if self._closed:
-                raise StopAsyncIteration
-            if self._waiter is not None:
-                raise RuntimeError("another task reads these changes already")
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        change = self._changes.popleft()
-        if self._dropped:
-            change = dataclasses.replace(change, dropped=self._dropped)
-            self._dropped = 0
-        return change
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+    def _next(self, dropped: int) -> GroupChange:
+        change = super()._next(dropped)
+        return dataclasses.replace(change, dropped=dropped) if dropped else change
 
 
 class _All(enum.Enum):
     """What stands for every group where a group could stand."""
 
     GROUPS = enum.auto()
+
+
+@dataclasses.dataclass(slots=True)
+class _Listener:
+    """A process that is sent the changes of a group."""
+
+    pid: Pid
+    monitor: Reference
+    forget: Callable[[], None]
 
 
 class _Scope:
@@ -143,73 +106,57 @@ class _Scope:
         # Who hears of changes, by the key of a group.
         self._hearers: dict[Hashable, list[Callable[[GroupChange], None]]] = {}
         # Processes among those, by the reference in their messages, and how to forget them.
-        self._listeners: dict[Reference, Callable[[], None]] = {}
-        self._restart: asyncio.TimerHandle | None = None
+        self._listeners: dict[Reference, _Listener] = {}
+        # The same references, by the monitors on those processes: a new process has new monitors.
+        self._monitors: dict[Reference, Reference] = {}
         self._closed = False
-        self.process = self._start_process()
+        self._kept = Kept(
+            self._home,
+            f"the pg scope {name}",
+            lambda: self._home.start_process(self._main, (), name),
+            self._renewed,
+        )
+        self._kept.start()
         self.view = View(self.process.pid, self)
         # In a moment: what opens a scope mostly joins it, and the first list then tells of that.
         self._home.loop.call_soon(self._seek_all)
 
     # -- life
 
-    def _start_process(self) -> Process:
-        process = self._home.start_process(self._main, (), self.name)
-        if process._task is not None:
-            process._task.add_done_callback(self._ended)
-        return process
+    @property
+    def process(self) -> Process:
+        return self._kept.process
 
     def revive(self) -> None:
         """Starts the scope's process where it has ended: the node has a name again."""
-        if self._closed or self.process.alive:
-            return
-        if self._restart is not None:
-            self._restart.cancel()
-        self._start_again()
+        self._kept.start()
 
-    def _ended(self, _: asyncio.Task[None]) -> None:
-        # A node without a name has no processes: `revive` follows with the next name.
-        if not self._closed and "@" in self._home.core.own:
-            _log.warning(
-                "the process of the pg scope %s has ended: %r", self.name, self.process.exit_reason
-            )
-            self._restart = self._home.loop.call_later(_RESTART_S, self._start_again)
-
-    def _start_again(self) -> None:
-        self._restart = None
+    def _renewed(self) -> None:
+        """The scope has a new process, which has to be known instead of the old one everywhere."""
         self._refs.clear()
-        try:
-            self.process = self._start_process()
-        except TumenError:
-            _log.exception("the pg scope %s cannot start again", self.name)
-            self._restart = self._home.loop.call_later(_RESTART_S, self._start_again)
-            return
+        self._monitors.clear()
+        for ref, listener in self._listeners.items():
+            listener.monitor = self.process.monitor(listener.pid)
+            self._monitors[listener.monitor] = ref
+        for node, (_, future) in list(self._asked.items()):
+            self._asked[node] = (self.process.monitor((self.name, node)), future)
         self.view.renew(self.process.pid)
         self._seek_all()
 
     def close(self) -> None:
         """Ends the scope: its peers see all its members leave."""
         self._closed = True
-        if self._restart is not None:
-            self._restart.cancel()
         for timer, _ in self._sought.values():
             timer.cancel()
         self._sought.clear()
         for node in list(self._asked):
             self._answered(node)
-        self.process._end(SHUTDOWN)
-        if self.process._task is not None:
-            self.process._task.cancel()
+        self._kept.close()
 
     # -- mail
 
     async def _main(self, proc: Process) -> None:
-        async for message in proc:
-            try:
-                if not self._handle(message):
-                    _log.debug("pg scope %s: passed over %r", self.name, message)
-            except Exception:
-                _log.exception("pg scope %s: could not handle %r", self.name, message)
+        await handle_mail(proc, f"pg scope {self.name}", self._handle)
 
     def _handle(self, message: Any) -> bool:
         match message:
@@ -225,15 +172,14 @@ class _Scope:
         return understood
 
     def _down(self, ref: Reference, pid: Pid) -> None:
-        forget = self._listeners.pop(ref, None)
-        if forget is not None:
-            forget()
-        elif self._refs.get(pid) == ref:
+        if self._refs.get(pid) == ref:
             del self._refs[pid]
             self.view.ended(pid)
             if self._pg.nodes.get(pid.node) is False:
                 # Its scope may start again, and does not know of us.
                 self._seek_later(pid.node, _SEEK_FIRST_S)
+        elif ref in self._monitors:
+            self._listeners.pop(self._monitors.pop(ref)).forget()
 
     # -- finding peers
 
@@ -373,15 +319,18 @@ class _Scope:
             except TumenError as error:
                 _log.warning("pg scope %s: %s missed a change: %s", self.name, pid, error)
 
-        self._listeners[ref] = self.hear(key, send)
+        self._listeners[ref] = _Listener(pid, ref, self.hear(key, send))
+        self._monitors[ref] = ref
         return ref
 
     def untell(self, ref: Reference) -> bool:
-        forget = self._listeners.pop(ref, None)
-        if forget is None:
+        listener = self._listeners.pop(ref, None)
+        if listener is None:
             return False
-        self.process.demonitor(ref)
-        forget()
+        del self._monitors[listener.monitor]
+        if self.process.alive:
+            self.process.demonitor(listener.monitor)
+        listener.forget()
         return True
 
 
@@ -396,7 +345,7 @@ class Pg:
         self._scopes: dict[Atom, _Scope] = {}
         self._closed = False
 
-    async def start(self) -> None:
+    def start(self) -> None:
         """A scope starts when it is used first; or now, if it has ended with the node's name."""
         for scope in self._scopes.values():
             scope.revive()
@@ -424,7 +373,7 @@ class Pg:
 
     def scope(self, name: str | Atom) -> _Scope:
         """The scope of that name, started now if need be. `NameClash`."""
-        atom = name if isinstance(name, Atom) else Atom(name)
+        atom = atom_of(name)
         if self._closed:
             raise TumenError(f"{self.home.options.name} is stopping")
         found = self._scopes.get(atom)
@@ -548,20 +497,19 @@ class Groups:
     def _monitor(self, scope: _Scope, key: Hashable, members: list[Any]) -> GroupMonitor:
         monitor = GroupMonitor(members, self._pg.home.limits.events_count_max)
         monitor.forget = scope.hear(key, monitor.put)
+        self._pg.home.streams.add(monitor)
         return monitor
 
     def _local(self, pids: Member | Iterable[Member]) -> Pid | list[Pid]:
         """What was given as pids of this node: one, or a list."""
         own = self._pg.home.core.own
 
-        def pid_of(member: Member) -> Pid:
-            pid = member.pid if isinstance(member, CoreProcess) else member
-            if not isinstance(pid, Pid):
-                raise TypeError(f"a Pid or a Process, not {member!r}")
+        def local(member: Member) -> Pid:
+            pid = pid_of(member)
             if pid.node != own:
                 raise ValueError(f"{pid!r} is not a process of {own}")
             return pid
 
         if isinstance(pids, Pid | CoreProcess):
-            return pid_of(pids)
-        return [pid_of(member) for member in pids]
+            return local(pids)
+        return [local(member) for member in pids]

@@ -9,15 +9,16 @@ the pg scope `Elixir.Phoenix.PubSub`. A broadcast goes to the group's members on
 
 from __future__ import annotations
 
-import asyncio
-import collections
 import logging
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
-from .._core import CoreProcess
 from .._term import Atom, Pid, decode, encode
+from ..calls import atom_of, key_of, pid_of
 from ..errors import Busy, TumenError
 from ..reasons import SHUTDOWN
+from ..stream import Stream
+from .base import handle_mail
+from .kept import Kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,66 +37,19 @@ _FORWARD_TO_LOCAL: Final = Atom("forward_to_local")
 
 # An atom has at most so many characters.
 _ATOM_CHARS_MAX: Final = 255
-# The process of an adapter group that was killed has a new one after so many seconds.
-_RESTART_S: Final = 0.1
 
 
-class Subscription:
-    """The messages of one topic: ``async for message in subscription``; ends with `close`.
+class Subscription(Stream[Any]):
+    """The messages of one topic: ``async for message in subscription``; ends with `close`, or when
+    the node stops.
 
     At most `count_max` messages wait here, then the oldest is dropped. `dropped` says how many
     were, in all.
     """
 
-    def __init__(self, topic: bytes, count_max: int, forget: Callable[[], None]) -> None:
+    def __init__(self, topic: bytes, count_max: int) -> None:
+        super().__init__(count_max)
         self.topic = topic.decode(errors="replace")
-        self.dropped = 0
-        self._messages: collections.deque[Any] = collections.deque()
-        self._count_max = count_max
-        self._forget = forget
-        self._closed = False
-        self._waiter: asyncio.Future[None] | None = None
-
-    def put(self, message: Any) -> None:
-        """Adds a message; for the node."""
-        if len(self._messages) >= self._count_max:
-            self._messages.popleft()
-            self.dropped += 1
-        self._messages.append(message)
-        self._wake()
-
-    def close(self) -> None:
-        """Ends it: a reader gets what waits, then the end. Idempotent."""
-        if not self._closed:
-            self._closed = True
-            self._forget()
-            self._wake()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Any:
-        while not self._messages:
-            if self._closed:
-                raise StopAsyncIteration
-            if self._waiter is not None:
-                raise RuntimeError("another task reads this subscription already")
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        return self._messages.popleft()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 class PubSub:
@@ -108,10 +62,9 @@ class PubSub:
         self.name = name
         self._home = home
         self._groups = groups
-        self._closed = False
-        self._restart: asyncio.TimerHandle | None = None
         self._hearers: dict[bytes, list[Callable[[Any], None]]] = {}
-        self._process = self._start()
+        self._kept = Kept(home, f"the process of {name}", self._begin)
+        self._kept.start()
 
     # -- in
 
@@ -124,23 +77,24 @@ class PubSub:
         limit = self._home.limits.events_count_max if count_max is None else count_max
         if limit < 1:
             raise ValueError(f"count_max must be positive, not {limit}")
-        subscription = Subscription(key, limit, lambda: forget())
-        forget = self._hear(key, subscription.put)
+        subscription = Subscription(key, limit)
+        subscription.forget = self._hear(key, subscription.put)
+        self._home.streams.add(subscription)
         return subscription
 
     def subscribe_process(self, topic: str | bytes, process: Member) -> Callable[[], None]:
         """Sends every message of the topic to a process of this node, as Phoenix does to its
         subscribers, until that ends; what ends the subscription."""
-        pid = process.pid if isinstance(process, CoreProcess) else process
+        pid = pid_of(process)
         if pid.node != self._home.core.own:
             raise ValueError(f"{pid!r} is not a process of {self._home.core.own}")
 
         def hear(message: Any) -> None:
-            if self._home.core.process(pid.id | pid.serial << 32) is None:
+            if self._home.core.process(key_of(pid)) is None:
                 forget()
                 return
             try:
-                self._process.send(pid, message)
+                self._kept.process.send(pid, message)
             except TumenError as error:
                 _log.warning("%s: %s missed a message: %s", self.name, pid, error)
 
@@ -243,54 +197,36 @@ class PubSub:
 
     # -- life
 
-    def _start(self) -> Process:
-        self._restart = None
+    def start(self) -> None:
+        """Starts its process, unless it runs."""
+        self._kept.start()
+
+    def _begin(self) -> Process:
         process = self._home.start_process(self._main, (), self._groups[0])
         try:
             for group in self._groups[1:]:
                 self._home.core.register(group, process._key)
+            for group in self._groups:
+                self._home.services.pg.groups.join(group, process, scope=_SCOPE)
         except BaseException:
             process._end(SHUTDOWN)
             raise
-        for group in self._groups:
-            self._home.services.pg.groups.join(group, process, scope=_SCOPE)
-        if process._task is not None:
-            process._task.add_done_callback(self._ended)
         return process
-
-    def _ended(self, _: asyncio.Task[None]) -> None:
-        if not self._closed:
-            _log.warning("the process of %s has ended: %r", self.name, self._process.exit_reason)
-            self._restart = self._home.loop.call_later(_RESTART_S, self._start_again)
-
-    def _start_again(self) -> None:
-        if "@" not in self._home.core.own:
-            # No processes before the node has a name again.
-            self._restart = self._home.loop.call_later(_RESTART_S, self._start_again)
-            return
-        try:
-            self._process = self._start()
-        except TumenError:
-            _log.exception("%s cannot start again", self.name)
-            self._restart = self._home.loop.call_later(_RESTART_S, self._start_again)
 
     def close(self) -> None:
         """Ends it: for the node."""
-        self._closed = True
-        if self._restart is not None:
-            self._restart.cancel()
-        self._process._end(SHUTDOWN)
-        if self._process._task is not None:
-            self._process._task.cancel()
+        self._kept.close()
 
     async def _main(self, proc: Process) -> None:
-        async for message in proc:
-            match message:
-                case (Atom("forward_to_local"), bytes() as topic, payload, Atom()):
-                    for hear in list(self._hearers.get(topic, ())):
-                        hear(payload)
-                case _:
-                    _log.debug("%s: passed over %r", self.name, message)
+        await handle_mail(proc, str(self.name), self._handle)
+
+    def _handle(self, message: Any) -> bool:
+        match message:
+            case (Atom("forward_to_local"), bytes() as topic, payload, Atom()):
+                for hear in list(self._hearers.get(topic, ())):
+                    hear(payload)
+                return True
+        return False
 
 
 class PubSubs:
@@ -304,7 +240,7 @@ class PubSubs:
         """The PubSub of that name, begun if need be."""
         if pool_size < 1:
             raise ValueError(f"pool_size must be positive, not {pool_size}")
-        atom = name if isinstance(name, Atom) else Atom(name)
+        atom = atom_of(name)
         first = str(adapter) if adapter is not None else f"{atom.text}.Adapter"
         names = [first, *(f"{first}_{number}" for number in range(2, pool_size + 1))]
         if len(names[-1]) > _ATOM_CHARS_MAX:
@@ -316,6 +252,17 @@ class PubSubs:
         elif found[1] != groups:
             raise ValueError(f"{atom} is open already, with the groups {found[1]}")
         return found[0]
+
+    def start(self) -> None:
+        """A PubSub starts when it is opened; or now, if it has ended with the node's name."""
+        for pubsub, _ in self._open.values():
+            pubsub.start()
+
+    def node_up(self, name: str, visible: bool) -> None:
+        """Nothing: pg sees to it."""
+
+    def node_down(self, name: str) -> None:
+        """Nothing."""
 
     def leave(self) -> None:
         """The node is about to stop."""

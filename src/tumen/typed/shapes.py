@@ -44,7 +44,7 @@ __all__ = [
     "text_of_atom",
 ]
 
-# The name under which a class carries its form; _term.pyx looks for it when it encodes an object.
+# The name under which a class carries its form; _term looks for it when it encodes an object.
 FORM_ATTRIBUTE = "__tumen_form__"
 
 MISSING = dataclasses.MISSING

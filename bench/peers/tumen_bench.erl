@@ -1,11 +1,12 @@
-%% The BEAM's side of bench/wire.py, for both roles: it drives a test, and it answers one.
+%% A BEAM of the bench, for both roles: it drives a test, and it answers one.
 %%
 %% One command a line on standard input, one JSON object a line on standard output. The same words
-%% drive bench/wire_peer.py, so that either can stand at either end.
+%% drive tumen_peer.py, so that either can stand at either end.
 -module(tumen_bench).
 -behaviour(gen_server).
 
--export([main/0, add/2]).
+-export([main/0, add/2, python_call/1]).
+-nifs([python_call/1]).
 -export([init/1, handle_call/3, handle_cast/2]).
 
 %% Milliseconds for an answer that ends a test; a fault ends the run instead of hanging it.
@@ -63,7 +64,125 @@ command(["call", Node, Callers, Ms]) ->
 command(["erpc", Node, Callers, Ms]) ->
     Peer = list_to_atom(Node),
     Call = fun(N) -> N1 = N + 1, N1 = erpc:call(Peer, ?MODULE, add, [N, 1], ?ANSWER_MS) end,
-    callers(Call, list_to_integer(Callers), list_to_integer(Ms)).
+    callers(Call, list_to_integer(Callers), list_to_integer(Ms));
+command(["http", "open"]) ->
+    {ok, _} = application:ensure_all_started(inets),
+    ok = httpc:set_options([{max_sessions, 1024}, {max_keep_alive_length, 100000000},
+                            {keep_alive_timeout, 600000}]),
+    [{ok, 1}];
+command(["port", "open", Name | Command]) ->
+    [{os_pid, port_begin(list_to_atom(Name), Command)}];
+command(["inside", "open", Path, Library, Executable, Folder]) ->
+    ok = erlang:load_nif(Path, {Library, Executable, Folder}),
+    [{ok, 1}];
+command(["job", How, Where, Kind, Bytes, Callers, Ms]) ->
+    callers(job(How, Where, Kind, list_to_integer(Bytes)), list_to_integer(Callers),
+            list_to_integer(Ms)).
+
+%% -- what a user would pick instead ------------------------------------------------------------
+
+%% A job is a call that checks its answer: a map counted up, or a binary measured.
+job("node", Node, Kind, Bytes) ->
+    Server = {bench_server, list_to_atom(Node)},
+    work(Kind, Bytes, fun(Request) -> gen_server:call(Server, Request, ?ANSWER_MS) end);
+job("port", Name, Kind, Bytes) ->
+    Owner = list_to_atom(Name),
+    work(Kind, Bytes, fun(Request) -> gen_call(Owner, Request) end);
+job("inside", _, Kind, Bytes) ->
+    work(Kind, Bytes, fun(Request) ->
+        {0, Answer} = binary_to_term(python_call(term_to_binary({0, Request}))),
+        Answer
+    end);
+job("http", Url, "map", Bytes) ->
+    Map = map_of(Bytes),
+    fun(N) ->
+        Wanted = Map#{<<"n">> := N + 1},
+        Wanted = post(Url ++ "map", Map#{<<"n">> := N}),
+        ok
+    end;
+job("http", Url, "binary", Bytes) ->
+    Data = binary:copy(<<"x">>, Bytes),
+    fun(N) ->
+        Asked = #{<<"n">> => N, <<"data">> => base64:encode(Data)},
+        #{<<"n">> := N1, <<"size">> := Bytes} = post(Url ++ "binary", Asked),
+        N1 = N + 1,
+        ok
+    end.
+
+work("map", Bytes, Ask) ->
+    Map = map_of(Bytes),
+    fun(N) ->
+        Wanted = Map#{<<"n">> := N + 1},
+        Wanted = Ask({map, Map#{<<"n">> := N}}),
+        ok
+    end;
+work("binary", Bytes, Ask) ->
+    Data = binary:copy(<<"x">>, Bytes),
+    fun(N) ->
+        {N1, Bytes} = Ask({binary, N, Data}),
+        N1 = N + 1,
+        ok
+    end.
+
+post(Url, Term) ->
+    Body = iolist_to_binary(json:encode(Term)),
+    {ok, {{_, 200, _}, _, Answer}} =
+        httpc:request(post, {Url, [], "application/json", Body}, [{timeout, ?ANSWER_MS}],
+                      [{body_format, binary}]),
+    json:decode(Answer).
+
+%% About so many bytes of text, integers, floats and lists, as an event of some service has.
+map_of(Bytes) ->
+    Fields = [{<<"field_", (integer_to_binary(I))/binary>>, field(I rem 4, I)}
+              || I <- lists:seq(1, 1000)],
+    map_of(Bytes, Fields, #{<<"n">> => 0}).
+
+map_of(Bytes, [{Key, Value} | Fields], Map) ->
+    case byte_size(term_to_binary(Map)) >= Bytes of
+        true -> Map;
+        false -> map_of(Bytes, Fields, Map#{Key => Value})
+    end.
+
+field(0, I) -> [I, I * 1000, I * 1000000];
+field(1, I) -> I / 7;
+field(2, I) -> I * 1000003;
+field(3, _) -> <<"some text of thirty-two letters.">>.
+
+%% Of python_nif.c, once `inside open` has loaded it.
+python_call(_) -> erlang:nif_error(not_loaded).
+
+%% One process owns the port and gives the answers to who asked.
+port_begin(Name, [Program | Args]) ->
+    Self = self(),
+    spawn_link(fun() ->
+        register(Name, self()),
+        Port = open_port({spawn_executable, os:find_executable(Program)},
+                         [{packet, 4}, binary, use_stdio, exit_status, {args, Args}]),
+        Self ! {os_pid, erlang:port_info(Port, os_pid)},
+        port_loop(Port, 0, #{})
+    end),
+    receive {os_pid, {os_pid, Pid}} -> Pid end.
+
+port_loop(Port, Next, Waiting) ->
+    receive
+        {ask, From, Ref, Request} ->
+            port_command(Port, term_to_binary({Next, Request})),
+            port_loop(Port, Next + 1, Waiting#{Next => {From, Ref}});
+        {Port, {data, Data}} ->
+            {Number, Answer} = binary_to_term(Data),
+            {{From, Ref}, Rest} = maps:take(Number, Waiting),
+            From ! {Ref, Answer},
+            port_loop(Port, Next, Rest);
+        {Port, {exit_status, Status}} ->
+            exit({port_ended, Status})
+    end.
+
+gen_call(Owner, Request) ->
+    Ref = make_ref(),
+    Owner ! {ask, self(), Ref, Request},
+    receive {Ref, Answer} -> Answer
+    after ?ANSWER_MS -> error(no_answer)
+    end.
 
 %% -- one way -----------------------------------------------------------------------------------
 

@@ -1,14 +1,17 @@
-"""The tumen side of bench/wire.py, for both roles: it drives a test, and it answers one.
+"""A tumen node of the bench, for both roles: it drives a test, and it answers one.
 
 One command a line on standard input, one JSON object a line on standard output, in the words of
-bench/erl/tumen_bench.erl.
+tumen_bench.erl.
 
-    python bench/wire_peer.py NAME BACKEND DRIVER
+    python tumen_peer.py NAME [uring|epoll] [thread|loop] [uvloop] [idle]
+
+idle: connections may be silent for a quarter of an hour.
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import sys
 import time
@@ -20,18 +23,22 @@ from tumen import App, Atom, Busy, GenServer, Limits, Node
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from tumen import Process
+    from tumen import Pid, Process
 
 # Seconds for an answer that ends a test; a fault ends the run instead of hanging it.
 ANSWER_S = 60.0
-# Callers look at the clock once in so many rounds, senders give the loop a turn after so many.
+# Callers look at the clock once in so many rounds.
 CLOCK_STRIDE = 16
-SEND_STRIDE = 64
-# Messages of at least this size are sent one a turn.
+# Messages sent in one turn of the loop, about half a millisecond; of at least LARGE_BYTES: one.
+SEND_STRIDE = 1024
 LARGE_BYTES = 65536
+# To many links: in all, and at least one for each.
+FLOOD_STRIDE = 64
 # A flood may wait in memory as on a BEAM, whose mailboxes have no bound: bytes of one test of
 # a few seconds.
 FLOOD_BYTES_MAX = 8 << 30
+# With `idle`, milliseconds: many links are left alone while another node has its turn.
+IDLE_TICK_MS = 3_600_000
 
 START = Atom("start")
 STARTED = Atom("started")
@@ -41,17 +48,26 @@ REPORT = Atom("report")
 ECHO = Atom("echo")
 ECHOED = Atom("echoed")
 ADD = Atom("add")
+MAP = Atom("map")
+BINARY = Atom("binary")
+JOIN = Atom("join")
 
 app = App()
 
 
 @app.server("bench_server")
 class Server(GenServer):
-    """Adds."""
+    """Adds; and the jobs of bench/instead.py."""
 
     def handle_call(self, request: Any, caller: Any) -> Any:
-        _, a, b = request
-        return a + b
+        match request:
+            case (kind, a, b) if kind == ADD:
+                return a + b
+            case (kind, fields) if kind == MAP:
+                return {**fields, b"n": fields[b"n"] + 1}
+            case (kind, number, data) if kind == BINARY:
+                return (number + 1, len(data))
+        raise AssertionError(f"not a request: {request!r}")
 
 
 @app.expose("tumen_bench", "add", inline=True)
@@ -83,6 +99,57 @@ async def echo(proc: Process) -> None:
     async for message in proc:
         _, sender, number, payload = message
         proc.send(sender, (ECHOED, proc.pid, number, payload))
+
+
+# -- many links: bench/backends.py -----------------------------------------------------------------
+
+joined: list[Pid] = []
+
+
+async def links(proc: Process) -> None:
+    """Keeps a pid of each link that says it is there."""
+    async for message in proc:
+        joined.append(message[1])
+        proc.send(message[1], len(joined))
+
+
+async def tally(proc: Process) -> None:
+    """Counts binaries from all links, until each has said that it has no more."""
+    number = size = ended = 0
+    async for message in proc:
+        if type(message) is bytes:
+            number += 1
+            size += len(message)
+            continue
+        _, sender, count = message
+        ended += 1
+        if ended == count:
+            proc.send(sender, (REPORT, number, size))
+            number = size = ended = 0
+
+
+async def flood(proc: Process, count: int, size: int, seconds: float) -> dict[str, Any]:
+    """To many links in turn, as fast as it goes; an empty binary ends each, and counts."""
+    payload = b"x" * size
+    targets = joined[-count:]
+    sent = 0
+    start = time.monotonic_ns()
+    deadline = start + int(seconds * 1e9)
+    while time.monotonic_ns() < deadline:
+        for _ in range(max(1, FLOOD_STRIDE // count)):
+            for target in targets:
+                try:
+                    proc.send(target, payload)
+                except Busy:
+                    await proc.send_wait(target, payload)
+            sent += count
+        await asyncio.sleep(0)
+    for target in targets:
+        await proc.send_wait(target, b"")
+    return {"count": sent + count, "elapsed_ns": time.monotonic_ns() - start}
+
+
+# -- the tests that it drives ----------------------------------------------------------------------
 
 
 async def send(proc: Process, node: str, size: int, seconds: float) -> dict[str, Any]:
@@ -171,6 +238,10 @@ async def command(node: Node, words: list[str]) -> dict[str, Any]:
             if not await node.ping(peer):
                 raise AssertionError(f"pang from {peer}")
             return {"ok": 1}
+        case ["counters"]:
+            return node.info().engine
+        case ["flood", count, size, ms]:
+            return await in_process(node, flood, int(count), int(size), int(ms) / 1000)
         case ["send" | "pingpong" as kind, peer, size, ms]:
             test = send if kind == "send" else pingpong
             return await in_process(node, test, peer, int(size), int(ms) / 1000)
@@ -203,20 +274,32 @@ async def in_process(node: Node, test: Callable[..., Awaitable[Any]], *args: Any
     return await result
 
 
-async def main(name: str, backend: str, driver: Any) -> None:
+async def main(name: str, words: list[str]) -> None:
     """Starts the node, says so, and obeys until standard input ends."""
-    options: dict[str, Any] = {} if driver == "loop" else {"backend": backend}
-    limits = Limits(mailbox_bytes_max=FLOOD_BYTES_MAX, inbox_bytes_max=FLOOD_BYTES_MAX)
-    async with Node(name, app=app, driver=driver, epmd="client", limits=limits, **options) as node:
+    options: dict[str, Any] = {}
+    for word in words:
+        if word in ("uring", "epoll"):
+            options["backend"] = word
+        elif word in ("thread", "loop"):
+            options["driver"] = word
+    bounds = {"mailbox_bytes_max": FLOOD_BYTES_MAX, "inbox_bytes_max": FLOOD_BYTES_MAX}
+    if "idle" in words:
+        bounds["tick_time_ms"] = IDLE_TICK_MS
+    limits = Limits(**bounds)
+    async with Node(name, app=app, epmd="client", limits=limits, **options) as node:
         node.spawn(sink, name="bench_sink")
         node.spawn(echo, name="bench_echo")
+        node.spawn(links, name="bench_links")
+        node.spawn(tally, name="bench_tally")
         hello = {
             "ready": name,
             "tumen": version("tumen"),
             "backend": str(node.backend),
             "why": node.backend.why,
-            "driver": driver,
+            "options": words,
+            "loop": type(asyncio.get_running_loop()).__module__,
             "python": sys.version.split()[0],
+            "port": node.info().port,
         }
         print(json.dumps(hello), flush=True)
         loop = asyncio.get_running_loop()
@@ -228,5 +311,12 @@ async def main(name: str, backend: str, driver: Any) -> None:
             print(json.dumps(result), flush=True)
 
 
+def run(name: str, words: list[str]) -> None:
+    """On the loop that was asked for."""
+    factory = importlib.import_module("uvloop").new_event_loop if "uvloop" in words else None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main(name, words))
+
+
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:4]))
+    run(sys.argv[1], sys.argv[2:])
