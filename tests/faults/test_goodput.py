@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -34,13 +36,19 @@ class Server(tumen.GenServer):
 
     async def init(self) -> None:
         self.begun: list[int] = []
+        self.worker = ThreadPoolExecutor(1)
+
+    async def terminate(self, reason: Any) -> None:
+        self.worker.shutdown()
 
     async def handle_call(self, request: Any, caller: tumen.Caller) -> Any:
         if request == Atom("begun"):
             begun, self.begun = self.begun, []
             return begun
         _, number = request
-        await asyncio.sleep(WORK_MS / 1000)  # the work
+        # The work. Not asyncio.sleep(): a loop that is woken meanwhile waits for whole milliseconds
+        # again, so that each caller's arrival would make the work longer.
+        await asyncio.get_running_loop().run_in_executor(self.worker, time.sleep, WORK_MS / 1000)
         self.begun.append(number)
         return number
 
