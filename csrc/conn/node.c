@@ -64,17 +64,15 @@ bool tm_node_is_dirty(tumen_node *node)
     return dirty;
 }
 
-bool tm_node_flush_dirty(tumen_node *node)
+void tm_node_flush_dirty(tumen_node *node)
 {
-    bool any = false;
     for (;;) {
         tm_node_lock_engine(node);
         tm_list *link = tm_list_pop(&node->dirty);
         tm_peer *peer = link ? TM_CONTAINER(link, tm_peer, dirty_link) : NULL;
         struct tm_connection *conn = peer ? peer->conn : NULL;
         tm_node_unlock(node);
-        if (!peer) return any;
-        any = true;
+        if (!peer) return;
         if (conn) tm_connection_write(conn);
     }
 }

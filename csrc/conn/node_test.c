@@ -367,6 +367,23 @@ static void only_who_is_allowed_connects(void **state)
     close_engine(engine);
 }
 
+/* A command that comes while the engine is about to sleep is run before it does; what it tells at once
+ * must not wait for the engine to wake. */
+static void what_a_command_tells_is_told_although_the_engine_sleeps(void **state)
+{
+    pair *p = *state;
+    assert_int_equal(tumen_node_allow(p->a.node, text("b@127.0.0.1")), 0);
+    for (int round = 0; round < 500; round++) {
+        /* The engine wakes for this one, and is on its way to sleep when the next one comes. */
+        assert_int_equal(tumen_node_connect(p->b.node, text("c@127.0.0.1"), NULL, 0), 0);
+        await_event(&p->b, TUMEN_EVENT_CONNECT_FAILED);
+        int64_t start = now_ms();
+        assert_int_equal(tumen_node_connect(p->a.node, text("c@127.0.0.1"), NULL, 0), 0);
+        await_event(&p->a, TUMEN_EVENT_CONNECT_FAILED);
+        assert_true(now_ms() - start < WAIT_MS / 2);
+    }
+}
+
 static void a_disconnect_writes_first_what_was_queued(void **state)
 {
     pair *p = *state;
@@ -500,6 +517,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_stopped_node_takes_its_commands_with_it),
         cmocka_unit_test(a_name_is_given_lost_with_its_giver_and_given_again),
         cmocka_unit_test(only_who_is_allowed_connects),
+        WITH_PAIR(what_a_command_tells_is_told_although_the_engine_sleeps),
         WITH_PAIR(a_disconnect_writes_first_what_was_queued),
         WITH_PAIR(refuses_what_makes_no_sense),
         WITH_PAIR(what_the_host_hands_over_keeps_its_place_and_is_counted),
