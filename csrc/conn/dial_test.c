@@ -2,9 +2,11 @@
  * mapper, against a wrong cookie, and when both dial at once. */
 #include <errno.h>
 #include <netinet/in.h>
+#include <stdio.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "../base/map.h"
 #include "../dist/handshake.h"
 #include "testing.h"
 
@@ -259,6 +261,48 @@ static void a_peer_whose_listener_hangs_up_is_accepted(void **state)
     uncross(&x);
 }
 
+/* -- many ------------------------------------------------------------------------------------------- */
+
+/* Slots of maps that were looked at by whoever walks over one: the linker puts this in its place. */
+static size_t slots_seen;
+
+void *__real_tm_map_next(const tm_map *map, size_t *position);
+void *__wrap_tm_map_next(const tm_map *map, size_t *position);
+
+void *__wrap_tm_map_next(const tm_map *map, size_t *position)
+{
+    size_t before = *position;
+    void *value = __real_tm_map_next(map, position);
+    __atomic_fetch_add(&slots_seen, *position - before, __ATOMIC_RELAXED);
+    return value;
+}
+
+static void a_node_that_dials_many_stops_in_few_walks_over_its_peers(void **state)
+{
+    (void)state;
+    enum { COUNT = 200 };
+    tumen_engine *engine = open_engine();
+    side a = open_side(engine, "a@127.0.0.1", TUMEN_EPMD_NONE, 0);
+    uint16_t port;
+    int listener = listen_by_hand(&port); /* accepts nobody */
+    for (int i = 0; i < COUNT; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "peer%d@127.0.0.1", i);
+        assert_int_equal(tumen_node_connect(a.node, text(name), "127.0.0.1", port), 0);
+    }
+    /* Returns when the engine has come to it: all attempts are under way then. */
+    assert_int_equal(tumen_node_set_limit(a.node, TUMEN_LIMIT_TICK_TIME_MS, 30000), 0);
+    __atomic_store_n(&slots_seen, 0, __ATOMIC_RELAXED);
+    assert_int_equal(tumen_node_stop(a.node), 0);
+    for (int i = 0; i < COUNT; i++)
+        assert_int_equal(await_event(&a, TUMEN_EVENT_CONNECT_FAILED)->code, TM_ECLOSED);
+    await_event(&a, TUMEN_EVENT_STOPPED);
+    assert_in_range(__atomic_load_n(&slots_seen, __ATOMIC_RELAXED), COUNT, 16 * COUNT);
+    close_side(&a);
+    close(listener);
+    close_engine(engine);
+}
+
 /* The engine sleeps past the length of a deadline: one that is armed by what wakes it starts then. */
 static void a_deadline_does_not_start_before_its_handshake(void **state)
 {
@@ -284,6 +328,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(nothing_is_left_of_our_attempt_when_the_peers_own_is_accepted),
         cmocka_unit_test(a_peer_that_never_answers_our_attempt_is_accepted),
         cmocka_unit_test(a_peer_whose_listener_hangs_up_is_accepted),
+        cmocka_unit_test(a_node_that_dials_many_stops_in_few_walks_over_its_peers),
         cmocka_unit_test(a_deadline_does_not_start_before_its_handshake),
     };
     return _cmocka_run_group_tests(leg, tests, sizeof tests / sizeof *tests, NULL, NULL);
