@@ -95,6 +95,26 @@ async def test_64_callers_are_served_by_one_invocation_each_with_its_own_reply(
     assert [sorted(batch) for batch in server.seen] == [list(range(CALLERS))]
 
 
+async def test_each_reply_of_a_batch_carries_the_trace_token_of_its_own_request(
+    node: tumen.Node, shared_beam: peers.Beam
+) -> None:
+    """Callers with a trace of their own, and without one, in one batch."""
+    server, dest = await start(node)
+    source = (
+        "S = self(), Call = fun(I, L) -> L rem 3 =/= 0 andalso seq_trace:set_token(label, L), "
+        "gen_server:call(D, {I, ok}, 20000), T = seq_trace:get_token(label), "
+        "seq_trace:set_token([]), S ! {I, T} end, "
+        "[spawn(fun() -> Call(I, L) end) || {I, L} <- Labels], "
+        "[receive {I, T} -> T end || {I, _} <- Labels]"
+    )
+    for count in (1, CALLERS):
+        server.max_batch = count
+        labels = list(range(1, count + 1))
+        found = await shared_beam.eval(source, D=dest, Labels=list(enumerate(labels)))
+        assert found == [(Atom("label"), n) if n % 3 else [] for n in labels]
+    assert [len(batch) for batch in server.seen] == [1, CALLERS]
+
+
 async def test_calls_that_come_during_an_invocation_share_the_next_one(
     node: tumen.Node, shared_beam: peers.Beam
 ) -> None:
