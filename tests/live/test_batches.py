@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 import peers
 import tumen
 from cli_runner import COOKIE, ROOT, serving
-from nodes import make_node, until
+from nodes import until
 from tumen import Atom, Call
 
 pytestmark = pytest.mark.asyncio
@@ -63,12 +61,6 @@ class Model(tumen.BatchServer):
 
     async def handle_cast(self, request: Any) -> Any:
         self.seen.append(request)
-
-
-@pytest_asyncio.fixture
-async def node(backend: str, epmd: peers.Epmd) -> AsyncIterator[tumen.Node]:
-    async with make_node(cookie=peers.COOKIE, epmd="auto", listen_host="127.0.0.1") as node:
-        yield node
 
 
 async def start(node: tumen.Node, kind: type[Model] = Model) -> tuple[Any, Any]:
