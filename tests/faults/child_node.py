@@ -71,8 +71,8 @@ async def lines() -> Any:
 
 
 def hold(seconds: int, until: int | None = None) -> tuple[float, float]:
-    """Sleeps with the interpreter's lock held: no other thread of it runs. Afterwards it waits in the
-    same way until that descriptor has something to be read."""
+    """Sleeps with the interpreter's lock held: no other thread of it runs. Afterwards it waits in
+    the same way until that descriptor has something to be read."""
     begin = time.time()
     # PyDLL does not let go of the lock for the call.
     libc = ctypes.PyDLL(None)

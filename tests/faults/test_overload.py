@@ -24,9 +24,10 @@ CALLS = 40
 WORK = 2.0
 DEADLINE = 0.5
 THREADS = 16
-# Within twice the time that it takes when it is idle, or so many milliseconds: half of the calls are
-# answered, and 99 of 100. The machine of a test has other things to do as well, and then a doubled
-# latency of half a millisecond says nothing; a call that waited for a blocking one takes `WORK`.
+# Within twice the time that it takes when it is idle, or so many milliseconds: half of the calls
+# are answered, and 99 of 100. The machine of a test has other things to do as well, and then a
+# doubled latency of half a millisecond says nothing. A call that waits for a blocking one takes
+# `WORK`.
 HALF_MS, MOST_MS = 5.0, 100.0
 
 # Which release calls the node of which backend.
