@@ -198,18 +198,20 @@ static bool engine_pending(tumen_engine *engine)
     return false;
 }
 
-/* Everything that does not need the kernel to come first: true when it left something to do. */
+/* Everything that does not need the kernel to come first, and what became of it is told: true when a
+ * consumer has been woken for it. */
 static bool engine_prepare(tumen_engine *engine)
 {
     for (tm_command *command; (command = engine_next_command(engine));) command->run(command);
     tm_node_resolved(engine);
     tm_wheel_run(&engine->wheel, engine->now_ns);
-    bool busy = false;
+    bool told = false;
     TM_LIST_EACH (&engine->nodes, link, following) {
         tumen_node *node = TM_CONTAINER(link, tumen_node, link);
-        if (tm_node_flush_dirty(node)) busy = true;
+        tm_node_flush_dirty(node);
+        if (tm_inbox_signal(&node->inbox)) told = true;
     }
-    return busy;
+    return told;
 }
 
 /* A BEAM whose reader keeps up writes one segment a message; one whose reader is a little late puts
@@ -234,9 +236,10 @@ static int engine_turn(tumen_engine *engine, uint64_t deadline_ns)
     tm_io_sink sink = {engine,        on_accepted, on_connected, on_received,
                        on_read_ended, on_sent,     on_closed};
     engine->now_ns = ops->now_ns(engine->io);
-    engine_prepare(engine);
+    /* A host that is its own consumer waits for nothing else then. */
+    bool pending = engine_prepare(engine);
     __atomic_store_n(&engine->sleeping, 1, __ATOMIC_SEQ_CST);
-    bool pending = engine_pending(engine);
+    if (engine_pending(engine)) pending = true;
     uint64_t timer_ns = tm_wheel_next_ns(&engine->wheel);
     if (pending) deadline_ns = 0;
     if (timer_ns < deadline_ns) deadline_ns = timer_ns;
@@ -246,9 +249,6 @@ static int engine_turn(tumen_engine *engine, uint64_t deadline_ns)
     TM_ATOMIC_ADD(&engine->turns, 1);
     engine->now_ns = ops->now_ns(engine->io);
     engine_prepare(engine);
-    TM_LIST_EACH (&engine->nodes, link, following) {
-        tm_inbox_signal(&TM_CONTAINER(link, tumen_node, link)->inbox);
-    }
     engine_judge(engine);
     /* From here until the next turn nobody looks: whoever queues something must wake. What came since
      * engine_prepare looked has nobody who does: the next turn finds it, but a host may sleep first. */

@@ -135,8 +135,8 @@ int tm_engine_shut_turn(tumen_engine *engine, uint64_t deadline_ns);
 
 /* -- inside the engine ------------------------------------------------------------------------------- */
 
-/* node.c: writes and wakes what a turn has left. True when there was something to write. */
-bool tm_node_flush_dirty(tumen_node *node);
+/* node.c: writes and wakes what a turn has left. */
+void tm_node_flush_dirty(tumen_node *node);
 void tm_node_engine_broken(tumen_node *node, int rc);
 
 #endif

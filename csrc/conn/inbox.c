@@ -201,15 +201,16 @@ int tm_inbox_put(tm_inbox *inbox, const tumen_event *event, tm_source *source, i
     return tm_inbox_put_term(inbox, event, &(tm_inbox_term){0}, source, later);
 }
 
-void tm_inbox_signal(tm_inbox *inbox)
+int tm_inbox_signal(tm_inbox *inbox)
 {
     pthread_mutex_lock(&inbox->lock);
     int wake = inbox->armed && !tm_list_empty(&inbox->blocks);
     if (wake) inbox->armed = 0;
     pthread_mutex_unlock(&inbox->lock);
-    if (!wake) return;
+    if (!wake) return 0;
     __atomic_add_fetch(inbox->wakeups, 1, __ATOMIC_RELAXED);
     tm_notify_signal(inbox->fd);
+    return 1;
 }
 
 int tm_inbox_arm(tm_inbox *inbox)

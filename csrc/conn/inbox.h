@@ -61,8 +61,8 @@ TM_MUST_CHECK int tm_inbox_put(tm_inbox *inbox, const tumen_event *event, tm_sou
  * When its memory is taken, nothing else in it may be used any more. */
 TM_MUST_CHECK int tm_inbox_put_term(tm_inbox *inbox, const tumen_event *event,
                                     const tm_inbox_term *term, tm_source *source, int later);
-/* Signals a sleeping consumer if events wait. */
-void tm_inbox_signal(tm_inbox *inbox);
+/* Signals a sleeping consumer if events wait: 1, else 0. */
+int tm_inbox_signal(tm_inbox *inbox);
 /* 1: events wait; else 0 and the next event signals. */
 int tm_inbox_arm(tm_inbox *inbox);
 uint64_t tm_inbox_bytes(const tm_inbox *inbox);

@@ -165,16 +165,12 @@ cdef class LoopNode(CoreNode):
     cdef bint passes_on(self, tumen_key sender, tuple message) except -1:
         """Whether it is a request of another process than the sender: it goes through the inbox,
         where such are told from others."""
-        cdef tumen_pid own
-        cdef Pid caller
+        cdef CoreProcess process
         origin = <object>PyTuple_GET_ITEM(message, 1)
         if not is_from(origin):
             return False
-        caller = <Pid>PyTuple_GET_ITEM(origin, 0)
-        if tumen_pid_of(self.get(), sender, &own) < 0:
-            return True
-        return (caller.id != own.id or caller.serial != own.serial
-                or caller.creation != own.creation or caller.node != self.own)
+        process = self.processes.get(sender)
+        return process is None or <object>PyTuple_GET_ITEM(origin, 0) != process.pid
 
     cdef int deliver_local(self, tumen_key key, object message, uint64_t nbytes,
                            bytes reply) except -1:
