@@ -155,6 +155,11 @@ static_assert(TM_MESSAGE_BYTES_DEFAULT < TM_REASSEMBLY_BYTES_DEFAULT, "a whole m
  * takes microseconds, one that does not must not hold us up. */
 #define TM_DRAIN_MS 500
 
+/* How long the end of a monitor that was answered waits for other things to the same node, ms: far
+ * longer than the next call of a busy caller takes, and nothing over there depends on it. */
+#define TM_DEMONITOR_WAIT_MS 20
+static_assert(TM_DEMONITOR_WAIT_MS < TM_DRAIN_MS, "a connection that is to close does not wait");
+
 /* Payloads of at least this many bytes are lent to the kernel instead of copied. */
 #define TM_LEND_BYTES_MIN (16 * TM_KIB)
 /* One gathered write, bytes and segments: enough for full batching, small enough that a tick behind

@@ -455,7 +455,8 @@ TUMEN_API int tumen_node_event_fd(const tumen_node *node);
 /* Says that the consumer is going to sleep: the next event signals the descriptor. 1 when there are
  * events already (then nothing was armed), else 0. */
 TUMEN_API int tumen_node_arm(tumen_node *node);
-/* Takes all waiting events; NULL when there are none. Never blocks. */
+/* Takes all waiting events; NULL when there are none. Never blocks. Nothing signals the descriptor from
+ * here on until the next tumen_node_arm. */
 TUMEN_API tumen_batch *tumen_node_take(tumen_node *node);
 /* The next event, NULL at the end. The one before is invalid then. */
 TUMEN_API const tumen_event *tumen_batch_next(tumen_batch *batch);

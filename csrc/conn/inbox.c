@@ -157,6 +157,16 @@ static bool put_is_long(const tumen_event *event, const tm_inbox_term *term, boo
     return moves && event->term.len + term_growth(term) >= TM_INBOX_BLOCK_BYTES;
 }
 
+/* Under the lock: whether the consumer is to be signalled afterwards. */
+static bool inbox_disarm(tm_inbox *inbox)
+{
+    if (!inbox->armed) return false;
+    inbox->armed = 0;
+    __atomic_add_fetch(&inbox->unread, 1, __ATOMIC_RELEASE);
+    __atomic_add_fetch(inbox->wakeups, 1, __ATOMIC_RELAXED);
+    return true;
+}
+
 int tm_inbox_put_term(tm_inbox *inbox, const tumen_event *event, const tm_inbox_term *term,
                       tm_source *source, int later)
 {
@@ -186,13 +196,9 @@ int tm_inbox_put_term(tm_inbox *inbox, const tumen_event *event, const tm_inbox_
         __atomic_add_fetch(&source->bytes, held, __ATOMIC_RELAXED);
     }
     __atomic_add_fetch(&inbox->bytes, held, __ATOMIC_RELAXED);
-    int wake = !later && inbox->armed;
-    if (wake) inbox->armed = 0;
+    bool wake = !later && inbox_disarm(inbox);
     pthread_mutex_unlock(&inbox->lock);
-    if (wake) {
-        __atomic_add_fetch(inbox->wakeups, 1, __ATOMIC_RELAXED);
-        tm_notify_signal(inbox->fd);
-    }
+    if (wake) tm_notify_signal(inbox->fd);
     return 0;
 }
 
@@ -204,18 +210,17 @@ int tm_inbox_put(tm_inbox *inbox, const tumen_event *event, tm_source *source, i
 int tm_inbox_signal(tm_inbox *inbox)
 {
     pthread_mutex_lock(&inbox->lock);
-    int wake = inbox->armed && !tm_list_empty(&inbox->blocks);
-    if (wake) inbox->armed = 0;
+    bool wake = !tm_list_empty(&inbox->blocks) && inbox_disarm(inbox);
     pthread_mutex_unlock(&inbox->lock);
-    if (!wake) return 0;
-    __atomic_add_fetch(inbox->wakeups, 1, __ATOMIC_RELAXED);
-    tm_notify_signal(inbox->fd);
-    return 1;
+    if (wake) tm_notify_signal(inbox->fd);
+    return wake;
 }
 
 int tm_inbox_arm(tm_inbox *inbox)
 {
-    tm_notify_clear(inbox->fd);
+    /* Who has counted a signal may not have sent it yet: then it stays counted. */
+    if (__atomic_load_n(&inbox->unread, __ATOMIC_ACQUIRE))
+        __atomic_sub_fetch(&inbox->unread, tm_notify_clear(inbox->fd), __ATOMIC_RELAXED);
     pthread_mutex_lock(&inbox->lock);
     int waiting = !tm_list_empty(&inbox->blocks);
     inbox->armed = !waiting;
@@ -231,6 +236,7 @@ uint64_t tm_inbox_bytes(const tm_inbox *inbox)
 struct tumen_batch *tm_inbox_take(tm_inbox *inbox)
 {
     pthread_mutex_lock(&inbox->lock);
+    inbox->armed = 0;
     int empty = tm_list_empty(&inbox->blocks);
     tumen_batch *batch = empty ? NULL : tm_alloc_zero(inbox->alloc, sizeof *batch);
     if (batch) {

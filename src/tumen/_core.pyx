@@ -33,8 +33,10 @@ from tumen._term cimport (
 )
 from tumen._tumen cimport *
 
+import asyncio
 import atexit
 import collections
+import contextvars
 import logging
 import os
 import time
@@ -63,6 +65,8 @@ cdef extern from "Python.h":
         iternextfunc tp_iternext
         PyAsyncMethods *tp_as_async
 
+    int PyContext_Enter(object context) except -1
+    int PyContext_Exit(object context) except -1
     void PyErr_SetObject(object kind, object value)
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
     bint PyMemoryView_Check(object obj)
@@ -76,8 +80,10 @@ include "pyx/core/convert.pxi"
 include "pyx/core/errors.pxi"
 include "pyx/core/engine.pxi"
 include "pyx/core/node.pxi"
+include "pyx/core/waiter.pxi"
 include "pyx/core/process.pxi"
 include "pyx/core/calls.pxi"
 include "pyx/core/apart.pxi"
 include "pyx/core/local.pxi"
 include "pyx/core/loop_node.pxi"
+include "pyx/core/loop_driver.pxi"

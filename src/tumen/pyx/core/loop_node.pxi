@@ -10,7 +10,6 @@ cdef class LoopNode(CoreNode):
 
     cdef readonly object loop
     cdef object call_soon
-    cdef object create_future
     cdef object handler
     cdef unsigned long thread  # of the loop
     cdef dict processes        # key -> CoreProcess
@@ -34,14 +33,15 @@ cdef class LoopNode(CoreNode):
     cdef bint draining
     cdef bint again            # a drain goes on in the next turn
     cdef bint crowded          # a process that keeps up has as much decoded mail as it should
-    cdef bint woke             # this drain has woken a task
+    cdef list woken            # of Waiter: what this drain has resolved
+    cdef bint resuming         # the tasks that wait for those go on
+    cdef bint woke             # meanwhile a task was woken for the next turn of the loop
     cdef bint unflushed        # a flush is certain to come for what is queued
 
     def __cinit__(self, Engine engine not None, str name not None, str cookie not None, *, loop,
                   handler, **_):
         self.loop = loop
         self.call_soon = loop.call_soon
-        self.create_future = loop.create_future
         self.handler = handler
         self.thread = PyThread_get_thread_ident()
         self.processes = {}
@@ -57,6 +57,7 @@ cdef class LoopNode(CoreNode):
         self.lines = {}
         self.ready = collections.deque()
         self.keeping = set()
+        self.woken = []
 
     def __dealloc__(self):
         # The engine has freed the memory of a batch whose node is gone.
@@ -83,7 +84,7 @@ cdef class LoopNode(CoreNode):
         elif not self.unflushed:
             self.unflushed = True
             # A drain flushes at its end.
-            if not self.draining:
+            if not self.draining and not self.resuming:
                 self.call_soon(self.flush_turn)
         return 0
 
@@ -247,7 +248,6 @@ cdef class LoopNode(CoreNode):
         call.ref_key = key
         call.peer = peer
         call.is_spawn = is_spawn
-        call.future = self.create_future()
         call.was_up = peer in self.up
         call.ups = self.ups.get(peer, 0)
         owner.calls += 1
@@ -482,13 +482,53 @@ cdef class LoopNode(CoreNode):
                 self.call_soon(self.drain_on)
         finally:
             self.draining = False
-            if self.unflushed:
-                self.flush_turn()
-            if self.woke:
-                # Behind the tasks that wake up now: what they send leaves in the turn they run in.
-                self.woke = False
-                self.unflushed = True
-                self.call_soon(self.flush_turn)
+            try:
+                if self.woken:
+                    self.resume()
+            finally:
+                if self.unflushed:
+                    self.flush_turn()
+                if self.woke:
+                    # Behind the tasks that wake up now: what they send leaves in their turn.
+                    self.woke = False
+                    self.unflushed = True
+                    self.call_soon(self.flush_turn)
+        return 0
+
+    cdef Waiter make_waiter(self):
+        cdef Waiter waiter = Waiter.__new__(Waiter)
+        waiter.core = self
+        return waiter
+
+    cdef int wake(self, Waiter waiter) except -1:
+        """What waits for it goes on: at the end of the drain, or in the next turn of the loop."""
+        if self.draining:
+            self.woken.append(waiter)
+            return 0
+        if self.resuming:
+            self.woke = True
+        return waiter.call_soon()
+
+    cdef int resume(self) except -1:
+        """Runs what the drain has woken: a turn of the loop less than by asyncio's own means.
+
+        What those wake in turn waits for the loop, so that others have theirs."""
+        cdef list woken = self.woken
+        cdef Py_ssize_t i = 0
+        self.woken = []
+        self.resuming = asyncio.current_task(self.loop) is None
+        try:
+            while self.resuming and i < PyList_GET_SIZE(woken):
+                i += 1
+                (<Waiter>PyList_GET_ITEM(woken, i - 1)).call_now()
+        finally:
+            # After a KeyboardInterrupt, or inside of a task that drains.
+            self.resuming = False
+            if i < PyList_GET_SIZE(woken):
+                self.woke = True
+            while i < PyList_GET_SIZE(woken):
+                i += 1
+                (<Waiter>PyList_GET_ITEM(woken, i - 1)).call_soon()
         return 0
 
     cdef bint drain_batches(self) except -1:
