@@ -225,6 +225,22 @@ static_assert(TM_IO_ACCEPT_RETRY_MS * 10 < TM_HANDSHAKE_TIMEOUT_MS_DEFAULT,
 #define TM_IO_SCRATCH_BYTES (64 * TM_KIB)
 static_assert(TM_IO_READ_BATCH_BYTES >= TM_IO_SCRATCH_BYTES, "a turn reads at least one buffer");
 
+/* Between two turns of a stream of small messages the engine pauses (csrc/conn/pause.h), ns. The least is
+ * what wakes a thread on another core; the most is half of what a turn of the Python side may take, so
+ * nobody who reads there sees it. */
+#define TM_PAUSE_NS_MIN (50 * 1000)
+#define TM_PAUSE_NS_MAX (500 * 1000)
+/* The pause grows while a message comes at least this often, ns: one of a slower stream would be late
+ * for the sake of few others. */
+#define TM_PAUSE_FRAME_NS (20 * 1000)
+/* And while it brings less than this, bytes: half of a socket's first receive buffer on Linux, so that
+ * the sender never finds it full. */
+#define TM_PAUSE_BYTES (64 * TM_KIB)
+/* Most bytes that a frame of such a stream has on average. Larger ones are not read late: that would
+ * empty the pipe. */
+#define TM_PAUSE_FRAME_BYTES_MAX (4 * TM_KIB)
+static_assert(TM_PAUSE_NS_MIN >= 2 * TM_PAUSE_FRAME_NS, "the least pause brings several messages");
+
 /* -- processes ------------------------------------------------------------------------------- */
 
 /* Processes of one node: pids carry 28 bits of index towards old peers. */
