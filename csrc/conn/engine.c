@@ -15,12 +15,6 @@
 #define TAKEOVER_MS 20
 /* Longest sleep of the take-over thread, ms: bounds how late it sees a timer that was armed meanwhile. */
 #define TAKEOVER_SLEEP_MS 200
-/* Streams of small messages (engine_judge): turns in a row that make one, the most bytes that a frame
- * of them has on average, and the pause, ns. Larger messages are not read late: that would empty the
- * pipe. */
-#define LAZY_STREAK 16
-#define LAZY_FRAME_BYTES_MAX (4 * TM_KIB)
-#define LAZY_NS (50 * 1000)
 /* How often a broken engine looks for callers that wait to be told, ms. */
 #define BROKEN_POLL_MS 20
 
@@ -214,18 +208,12 @@ static bool engine_prepare(tumen_engine *engine)
     return told;
 }
 
-/* A BEAM whose reader keeps up writes one segment a message; one whose reader is a little late puts
- * many into each, and both ends do a third of the work. So while small messages stream in and nothing
- * is sent (no caller is waiting for an answer of ours), the engine pauses between turns. A message that
- * comes alone is never late by it. */
+/* The pause behind this turn, for an engine that turns by itself. */
 static void engine_judge(tumen_engine *engine)
 {
     uint64_t sends = engine->turn_sends + TM_ATOMIC_GET(&engine->direct_sends);
-    /* By the frame: a turn that comes late finds much, and is no less a part of the stream. */
-    bool small = engine->turn_received < engine->turn_frames * LAZY_FRAME_BYTES_MAX;
-    bool streams = engine->turn_frames && small && sends == engine->judged_sends;
-    engine->streak = streams ? engine->streak + 1 : 0;
-    engine->judged_sends = sends;
+    engine->pause_ns =
+        tm_pause_after(&engine->pause, engine->turn_frames, engine->turn_received, sends);
     engine->turn_received = engine->turn_frames = 0;
 }
 
@@ -394,7 +382,7 @@ static void *engine_run(void *arg)
         pthread_mutex_lock(&engine->step_lock);
         if (engine_step(engine, UINT64_MAX) != 0) engine_idle(engine);
         pthread_mutex_unlock(&engine->step_lock);
-        if (engine->streak >= LAZY_STREAK) tm_notify_pause(LAZY_NS);
+        if (engine->pause_ns) tm_notify_pause(engine->pause_ns);
     }
     tm_nodes_shut(engine);
     /* Whoever asked for the end may still be waking us: the backend goes after that. */

@@ -18,6 +18,7 @@
 #include "../io/io.h"
 #include "../io/resolve.h"
 #include "../tumen.h"
+#include "pause.h"
 
 typedef struct tm_sock tm_sock;
 
@@ -81,9 +82,10 @@ struct tumen_engine {
     bool forked;
     uint32_t sockets_max;
     int wanted_backend;
-    /* this turn, and how many in a row were a stream of small messages: see engine_judge */
-    uint64_t turn_received, turn_frames, turn_sends, judged_sends;
-    unsigned streak;
+    uint64_t turn_received, turn_frames; /* of this turn */
+    uint64_t turn_sends;                 /* of all turns */
+    tm_pause pause;
+    unsigned pause_ns;                                                /* behind this turn */
     uint64_t turns, takeovers, wakeups_in, wakeups_out, direct_sends; /* atomic */
 };
 

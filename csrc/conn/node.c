@@ -407,6 +407,7 @@ uint64_t tumen_node_limit(tumen_node *node, int limit)
 }
 
 static void stop_timer_fire(tm_timer *timer, uint64_t now_ns);
+static void later_timer_fire(tm_timer *timer, uint64_t now_ns);
 static void stop_command_run(tm_command *command);
 
 static int node_set_name(tumen_node *node, const char *name)
@@ -440,11 +441,13 @@ static int node_init(tumen_node *node, const tumen_node_options *options)
     tm_map_init(&node->exposed, &engine->alloc, engine->seed);
     tm_map_init(&node->challenges, &engine->alloc, engine->seed);
     tm_list_init(&node->dirty);
+    tm_list_init(&node->later);
     node->entries.alloc = &node->engine->alloc;
     tm_list_init(&node->greetings);
     tm_list_init(&node->connections);
     tm_node_admission_init(node);
     node->stop_timer.fire = stop_timer_fire;
+    node->later_timer.fire = later_timer_fire;
     node->stop_command.run = stop_command_run;
     node->visible = options->visible != 0;
     node->flags = options->flags ? options->flags : TM_DFLAGS_OURS;
@@ -550,6 +553,7 @@ void tm_node_object_closed(tumen_node *node)
     node->object_count--;
     if (!node->stopping || node->object_count || node->stopped) return;
     tm_timer_cancel(&node->engine->wheel, &node->stop_timer);
+    tm_timer_cancel(&node->engine->wheel, &node->later_timer);
     tm_node_lock_engine(node);
     tm_node_event(node, &(tumen_event){.kind = TUMEN_EVENT_STOPPED}, NULL);
     tm_node_unlock(node);
@@ -574,6 +578,16 @@ void tm_node_begin_stop(tumen_node *node)
         tm_connection_drain_link(link);
     }
     tm_node_object_closed(node);
+}
+
+/* The flush that was to take along what could wait has not come: the engine's next one does. */
+static void later_timer_fire(tm_timer *timer, uint64_t now_ns)
+{
+    (void)now_ns;
+    tumen_node *node = TM_CONTAINER(timer, tumen_node, later_timer);
+    tm_node_lock_engine(node);
+    tm_node_hasten(node);
+    tm_node_unlock(node);
 }
 
 /* The time to write is over. */

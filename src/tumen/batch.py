@@ -164,7 +164,7 @@ class BatchServer(GenServer):
             if left <= 0:
                 return
             mail = self._mail_future()
-            timer = self._home.loop.call_later(left, _settle, mail)
+            timer = self._home.loop.call_later(left, mail.resolve)
             try:
                 await mail
             finally:
@@ -342,8 +342,3 @@ def _results(calls: list[Call], result: Any) -> list[Any]:
     if len(results) != len(calls):
         raise ValueError(f"handle_calls has {len(results)} replies for {len(calls)} calls")
     return results
-
-
-def _settle(mail: asyncio.Future[None]) -> None:
-    if not mail.done():
-        mail.set_result(None)
