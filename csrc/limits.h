@@ -178,9 +178,14 @@ static_assert(TM_SEND_BATCH_SEGMENTS <= 1024, "IOV_MAX");
 #define TM_ATOM_SENDER_TEXT_MAX 47
 static_assert(TM_ATOM_SENDER_COUNT_MAX <= 256, "all slots lie in the first segment");
 
-/* A payload above this goes out in fragments, and each of them carries so many bytes of it: OTP's own
- * size. What others send waits for one write of them at most. */
+/* What goes out in fragments has so many bytes of its payload in each: OTP's own size. What others send
+ * waits for one write of them at most. */
 #define TM_FRAGMENT_BYTES (64 * TM_KIB)
+/* A payload above this goes out in fragments, bytes: a binary of 64 KiB with what is wrapped around it does
+ * not, for its second fragment would cost both ends a frame more than it carries. */
+#define TM_WHOLE_BYTES_MAX (68 * TM_KIB)
+static_assert(TM_WHOLE_BYTES_MAX >= TM_FRAGMENT_BYTES, "a flow has two fragments at least");
+static_assert(TM_WHOLE_BYTES_MAX < 2 * TM_FRAGMENT_BYTES, "what is whole keeps nobody waiting longer");
 static_assert(2 * TM_FRAGMENT_BYTES <= TM_SEND_BATCH_BYTES,
               "a write with other entries has room for a fragment too");
 /* Sequences of fragments open at once on one connection: each costs the peer memory until its last one;
