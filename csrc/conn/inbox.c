@@ -242,18 +242,21 @@ struct tumen_batch *tm_inbox_take(tm_inbox *inbox)
     return batch;
 }
 
+/* So many bytes of an event wait for the consumer no more. */
+static void record_uncount(tumen_batch *batch, record *rec, size_t size)
+{
+    __atomic_sub_fetch(&batch->inbox->bytes, size, __ATOMIC_RELAXED);
+    if (rec->source) __atomic_sub_fetch(&rec->source->bytes, size, __ATOMIC_RELAXED);
+}
+
 /* The event that was handed out last is done with. */
 static void batch_settle(tumen_batch *batch)
 {
     record *rec = batch->current;
     if (!rec) return;
     batch->current = NULL;
-    size_t held = rec->size + rec->memory.size;
-    __atomic_sub_fetch(&batch->inbox->bytes, held, __ATOMIC_RELAXED);
-    if (rec->source) {
-        __atomic_sub_fetch(&rec->source->bytes, held, __ATOMIC_RELAXED);
-        tm_source_unref(rec->source);
-    }
+    record_uncount(batch, rec, rec->size + rec->memory.size);
+    tm_source_unref(rec->source);
     tm_slab_free(batch->inbox->alloc, &rec->memory);
 }
 
@@ -302,6 +305,24 @@ tumen_batch *tumen_batch_keep(tumen_batch *batch)
     tm_list_push(&kept->blocks, &into->link);
     batch->current = NULL;
     return kept;
+}
+
+void *tumen_batch_detach(tumen_batch *batch)
+{
+    record *rec = batch->current;
+    TM_ASSERT(rec);
+    const tm_alloc *alloc = batch->inbox->alloc;
+    if (!rec->memory.ptr || !alloc->disown) return NULL;
+    tm_slab memory = tm_slab_take(&rec->memory);
+    record_uncount(batch, rec, memory.size);
+    alloc->disown(alloc->ctx, memory.size);
+    return memory.ptr;
+}
+
+void tumen_memory_free(void *memory)
+{
+    tm_alloc libc = tm_alloc_libc(NULL); /* its size is counted nowhere */
+    tm_alloc_free(&libc, memory, 0);
 }
 
 void tumen_batch_free(tumen_batch *batch)

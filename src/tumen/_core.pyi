@@ -193,6 +193,7 @@ class CoreEvent:
 class CoreProcess:
     _tumen_task: asyncio.Task[None] | None
     trap_exit: bool
+    binary_views: bool
     @property
     def _key(self) -> int: ...
     @property

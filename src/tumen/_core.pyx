@@ -26,9 +26,9 @@ from libc.string cimport memcmp
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from tumen._term cimport (
-    TM_ETF_HEAD_SIZE_MAX, TM_SMALL_TUPLE_EXT, Atom, Pid, Reference, atom_bytes, make_pid, make_ref,
-    pid_fill, ref_fill, term_build, term_build_apart, term_encode, tm_alloc, tm_alloc_libc, tm_buf,
-    tm_buf_reserve, tm_bytes,
+    TERM_VIEWS, TM_ETF_HEAD_SIZE_MAX, TM_SMALL_TUPLE_EXT, TM_VIEW_BYTES_MIN, Atom, Pid, Reference,
+    atom_bytes, make_pid, make_ref, pid_fill, ref_fill, term_build, term_build_apart,
+    term_build_views, term_encode, tm_alloc, tm_alloc_libc, tm_buf, tm_buf_reserve, tm_bytes,
     tm_etf_put_binary, tm_etf_put_tuple, tm_pid, tm_ref,
 )
 from tumen._tumen cimport *

@@ -178,10 +178,15 @@ cdef class LoopNode(CoreNode):
 
     cdef int deliver_local(self, tumen_key key, object message, uint64_t nbytes,
                            bytes reply) except -1:
-        cdef CoreProcess process
+        cdef CoreProcess process = self.processes.get(key)
+        cdef PendingCall call
         if reply is not None:
-            return self.replied(self.calls.pop(reply, None), message, b"")
-        process = self.processes.get(key)
+            call = self.calls.pop(reply, None)
+            if call is not None and call.owner.views and nbytes >= TM_VIEW_BYTES_MIN:
+                message = decode(encode(message), views=True)
+            return self.replied(call, message, b"")
+        if process is not None and process.views and nbytes >= TM_VIEW_BYTES_MIN:
+            message = decode(encode(message), views=True)
         if process is None or (process.calls and self.plain_reply(process, message)):
             tumen_mail_taken(self.ptr, key, nbytes)
             return 0
@@ -390,8 +395,12 @@ cdef class LoopNode(CoreNode):
 
     cdef bint build_start(self, _Kept kept) except -1:
         """Gives a term to the thread; False when there is none and none can be made."""
+        cdef CoreProcess process
         if self.builder is None:
             self.builder = Pool(1, BUILD_COUNT_MAX, f"{self.own}-terms")
+        process = self.processes.get(kept.event.process)
+        if process is not None and process.views:
+            kept.memory = memory_of(kept.batch)
         # Before: the thread goes on from here.
         kept.state = KEPT_BUILDING
         if self.builder.submit(kept.build) is not None:
@@ -417,8 +426,7 @@ cdef class LoopNode(CoreNode):
         if not line.waiting:
             self.ready.popleft()
             self.lines.pop(line.key, None)
-        if kept.state == KEPT_BUILT:
-            self.handed = kept
+        self.handed = kept
         try:
             self.deliver(kept.event)
         except Exception as error:
@@ -564,22 +572,32 @@ cdef class LoopNode(CoreNode):
             return self.on_node_lost(event)
         return self.on_node(event)
 
-    cdef object term_of(self, const tumen_event *event):
+    cdef object term_of(self, const tumen_event *event, CoreProcess process=None):
         """The term, or the atom `malformed`: then its connection is closed."""
         if event.term.len == 0:
             return None
         try:
-            return self.term_built(event)
+            return self.term_built(event, process)
         except InterruptedError:
             return None  # the process has ended meanwhile
         except (errors.DecodeError, errors.LimitExceeded) as error:
             self.undecodable(event, error)
             return ATOM_MALFORMED
 
-    cdef inline object term_built(self, const tumen_event *event):
-        if self.handed is not None:
+    cdef inline object term_built(self, const tumen_event *event, CoreProcess process=None):
+        """`process`: whose term it is."""
+        if self.handed is not None and self.handed.state == KEPT_BUILT:
             return self.handed.take()
+        if process is not None and process.views and event.term.len >= TM_VIEW_BYTES_MIN:
+            return self.views_built(event)
         return term_build(event.term.ptr, event.term.len, 0)
+
+    cdef object views_built(self, const tumen_event *event):
+        cdef _Memory memory
+        memory = memory_of(self.batch if self.handed is None else self.handed.batch)
+        if memory is None:
+            return term_build(event.term.ptr, event.term.len, TERM_VIEWS)
+        return term_build_views(event.term.ptr, memory)
 
     cdef int undecodable(self, const tumen_event *event, object error) except -1:
         cdef str node = text_of(event.from_.node)
@@ -601,7 +619,7 @@ cdef class LoopNode(CoreNode):
             tumen_mail_taken(self.ptr, event.process, event.wire_bytes)
             return 0
         try:
-            message = self.term_built(event)
+            message = self.term_built(event, process)
         except BaseException as error:
             tumen_mail_taken(self.ptr, event.process, event.wire_bytes)
             if not isinstance(error, (errors.DecodeError, errors.LimitExceeded)):
@@ -643,7 +661,7 @@ cdef class LoopNode(CoreNode):
         cdef PendingCall call = self.calls.pop(ref_key(&event.ref), None)
         if call is None:
             return 0
-        return self.replied(call, self.term_of(event), token_of(event))
+        return self.replied(call, self.term_of(event, call.owner), token_of(event))
 
     cdef int replied(self, PendingCall call, object reply, bytes token) except -1:
         """A reply has come, with a trace token or (empty) without."""
@@ -666,9 +684,9 @@ cdef class LoopNode(CoreNode):
         process = self.processes.get(event.process)
         if call is None and process is None:
             return 0
-        reason = self.term_of(event)
         if call is not None:
-            return call.finish(DOWN, reason)
+            return call.finish(DOWN, self.term_of(event, call.owner))
+        reason = self.term_of(event, process)
         if event.from_.node.len:
             item = pid_py(&event.from_)
         else:
@@ -703,7 +721,7 @@ cdef class LoopNode(CoreNode):
         cdef CoreProcess process = self.processes.get(event.process)
         if process is None:
             return 0
-        message = (ATOM_EXIT, pid_py(&event.from_), self.term_of(event))
+        message = (ATOM_EXIT, pid_py(&event.from_), self.term_of(event, process))
         if event.text.len or process.traced:
             return process.put_traced(message, event.wire_bytes, token_of(event))
         return process.put(message, event.wire_bytes)

@@ -37,6 +37,7 @@ cdef class CoreProcess:
     cdef int calls                    # of its own that are under way
     cdef bint traced                  # a trace token has come: from here on mail is `_Envelope`
     cdef bint has_token               # it has one now
+    cdef bint views                   # large binaries become views
     cdef readonly object _passed_on   # {Caller, Tag} of the request taken last that was passed on
     cdef object __weakref__
 
@@ -296,6 +297,20 @@ cdef class CoreProcess:
             self.core.trapping.add(self.key)
         else:
             self.core.trapping.discard(self.key)
+
+    @property
+    def binary_views(self):
+        """Whether binaries of 64 KiB and more in messages to this process, and in answers to its
+        calls, come as a read-only `memoryview` of the memory they were received in, without a copy.
+
+        Off at first, and counts from the next message on. A view keeps the memory of its whole
+        message, which no limit of the node counts any more."""
+        return self.views
+
+    @binary_views.setter
+    def binary_views(self, bint value):
+        self.check()
+        self.views = value
 
     # -- signals out
 
