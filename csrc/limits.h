@@ -103,9 +103,13 @@ static_assert(TM_ATOM_BYTES_MAX == 4 * TM_ATOM_CHARS_MAX, "UTF-8 takes at most 4
  * name and a trace token is below 4 KiB. So what one node may send another one with the same limit accepts. */
 #define TM_FRAME_HEAD_BYTES_MAX (5 * TM_KIB)
 
-/* First memory for a frame that arrives in parts, bytes; from there it doubles with what has come, so a
+/* First memory for a frame that arrives in parts, bytes; from there it grows with what has come, so a
  * length prefix alone is worth this much. Twice OTP's fragment size: usual frames grow once at most. */
 #define TM_FRAMER_FIRST_BYTES (128 * TM_KIB)
+
+/* What is gathered from parts grows to so many times what has come and will be read next, where more is
+ * promised: a lie costs no more than that, and of an honest message an eighth is moved once. */
+#define TM_GATHER_GROWTH 8
 
 /* Room in front of the terms of a message that is gathered from parts, bytes: the atoms that are
  * written out in it push its first bytes to the left, and its large rest stays where it is. Enough
@@ -179,9 +183,14 @@ static_assert(TM_SEND_BATCH_SEGMENTS <= 1024, "IOV_MAX");
 #define TM_ATOM_SENDER_TEXT_MAX 47
 static_assert(TM_ATOM_SENDER_COUNT_MAX <= 256, "all slots lie in the first segment");
 
-/* A payload above this goes out in fragments, and each of them carries so many bytes of it: OTP's own
- * size. What others send waits for one write of them at most. */
+/* What goes out in fragments has so many bytes of its payload in each: OTP's own size. What others send
+ * waits for one write of them at most. */
 #define TM_FRAGMENT_BYTES (64 * TM_KIB)
+/* A payload above this goes out in fragments, bytes: a binary of 64 KiB with what is wrapped around it does
+ * not, for its second fragment would cost both ends a frame more than it carries. */
+#define TM_WHOLE_BYTES_MAX (68 * TM_KIB)
+static_assert(TM_WHOLE_BYTES_MAX >= TM_FRAGMENT_BYTES, "a flow has two fragments at least");
+static_assert(TM_WHOLE_BYTES_MAX < 2 * TM_FRAGMENT_BYTES, "what is whole keeps nobody waiting longer");
 static_assert(2 * TM_FRAGMENT_BYTES <= TM_SEND_BATCH_BYTES,
               "a write with other entries has room for a fragment too");
 /* Sequences of fragments open at once on one connection: each costs the peer memory until its last one;
@@ -224,6 +233,14 @@ static_assert(TM_IO_ACCEPT_RETRY_MS * 10 < TM_HANDSHAKE_TIMEOUT_MS_DEFAULT,
 #define TM_IO_READ_BATCH_BYTES (256 * TM_KIB)
 #define TM_IO_SCRATCH_BYTES (64 * TM_KIB)
 static_assert(TM_IO_READ_BATCH_BYTES >= TM_IO_SCRATCH_BYTES, "a turn reads at least one buffer");
+/* Bulk: a socket whose owner wants at least so many bytes in one place is read straight into that, and
+ * so many more behind it, bytes: the head of what comes next, which is all that is copied. He is asked
+ * when so many came at once that there may be more of them. It ends with so many reads in a row that
+ * had nowhere to go. */
+#define TM_IO_BULK_BYTES_MIN (16 * TM_KIB)
+#define TM_IO_BESIDE_BYTES (4 * TM_KIB)
+#define TM_IO_BULK_READS 16
+static_assert(TM_IO_BESIDE_BYTES <= TM_IO_SCRATCH_BYTES, "it is the beginning of the same memory");
 
 /* Between two turns of a stream of small messages the engine pauses (csrc/conn/pause.h), ns. The least is
  * what wakes a thread on another core; the most is half of what a turn of the Python side may take, so

@@ -155,7 +155,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         CHECK(rc == TM_EPEER_LIMIT || (rc == TM_NEED_DATA && input.len == 0));
         CHECK(rc != TM_EPEER_LIMIT || (frame.len > bytes_max && stats.bytes == 0));
         CHECK(stats.bytes == tm_framer_held(&framer));
-        CHECK(stats.bytes <= 2 * fed + TM_FRAMER_FIRST_BYTES + TM_FRAME_HEADROOM);
+        CHECK(stats.bytes <= TM_GATHER_GROWTH * fed + TM_FRAMER_FIRST_BYTES + TM_FRAME_HEADROOM);
         split_free(part);
     }
     tm_framer_fini(&framer);

@@ -9,6 +9,8 @@
 #define OPTION_REASSEMBLY 2 /* little memory for unfinished ones */
 #define OPTION_NO_CACHE 4   /* fragments without an atom cache */
 #define OPTION_TAKE 8       /* memory of messages is taken over */
+#define OPTION_PARTS 16     /* more of a message is handed out in parts */
+#define OPTION_ROOM 32      /* and bytes are put where they belong, if there is a place */
 
 #define MESSAGE_BYTES_MIN 200
 #define REASSEMBLY_BYTES_MIN 3000
@@ -39,6 +41,7 @@ static void peer_init(peer *p, uint8_t options)
         options & OPTION_REASSEMBLY ? REASSEMBLY_BYTES_MIN : TM_REASSEMBLY_BYTES_DEFAULT;
     p->alloc = tm_alloc_libc(&p->stats);
     tm_framer_init(&p->framer, &p->alloc, TM_MESSAGE_BYTES_DEFAULT);
+    p->framer.parts = options & OPTION_PARTS;
     tm_atom_pool_init(&p->pool, &p->alloc, seed);
     tm_atom_cache_init(&p->cache, &p->pool);
     tm_fragments_init(&p->fragments, &p->pool);
@@ -156,7 +159,12 @@ static int take_frame(peer *p, const tm_frame *frame)
     tm_frame_terms terms;
     tm_atom_header header;
     tm_fault fault = {0};
-    int rc = tm_frame_open(p->flags, frame->body, &terms, &fault);
+    bool part = frame->head.len;
+    int rc = tm_frame_open(p->flags, part ? frame->head : frame->body, &terms, &fault);
+    if (part) {
+        terms.bytes = frame->body;
+        terms.left = frame->left;
+    }
     if (!rc && terms.kind == TM_FRAME_FRAGMENT_NEXT) return take_next(p, &terms);
     if (!rc) rc = tm_frame_atoms(&p->cache, frame->body, &terms, &header, &fault);
     CHECK(rc != TM_EPEER_MALFORMED || (fault.what && fault.offset <= frame->len));
@@ -164,8 +172,10 @@ static int take_frame(peer *p, const tm_frame *frame)
     CHECK(header.count <= TM_ATOM_HEADER_MAX);
     if (terms.kind == TM_FRAME_WHOLE)
         check_message(terms.bytes, &header);
-    else
+    else {
+        terms.memory = p->options & OPTION_TAKE ? tm_framer_memory(&p->framer) : NULL;
         rc = take_first(p, &terms, &header);
+    }
     tm_atom_header_done(&p->cache, &header);
     if (p->options & OPTION_TAKE && tm_framer_memory(&p->framer)) {
         tm_slab taken = tm_slab_take(tm_framer_memory(&p->framer));
@@ -178,6 +188,31 @@ static int take_frame(peer *p, const tm_frame *frame)
     return rc;
 }
 
+/* Where the next bytes belong, as a connection says it. */
+static tm_room room_of(peer *p)
+{
+    size_t left;
+    uint64_t sequence;
+    if (!(p->options & OPTION_ROOM)) return (tm_room){NULL, 0};
+    if (!tm_framer_in_parts(&p->framer, &left, &sequence)) return tm_framer_room(&p->framer);
+    return tm_fragments_room(&p->fragments, sequence, left, &p->limits);
+}
+
+/* The next bytes of a part, moved to where they belong if there is such a place. */
+static tm_bytes take_input(peer *p, tm_bytes *part)
+{
+    tm_room room = room_of(p);
+    tm_bytes input = *part;
+    if (room.len) {
+        if (input.len > room.len) input.len = room.len;
+        memcpy(room.ptr, input.ptr, input.len);
+        input.ptr = room.ptr;
+    }
+    part->ptr += input.len;
+    part->len -= input.len;
+    return input;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -188,11 +223,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     tm_bytes rest = tm_bytes_of(data + 1, size - 1);
     int rc = 0;
     while (rest.len && !rc) {
-        tm_bytes part = split_part(&rest), input = part;
-        tm_frame frame;
-        while (!rc && !(rc = tm_framer_feed(&p.framer, &input, &frame)))
-            rc = take_frame(&p, &frame);
-        if (rc == TM_NEED_DATA) rc = 0;
+        tm_bytes part = split_part(&rest), left = part;
+        while (left.len && !rc) {
+            tm_bytes input = take_input(&p, &left);
+            tm_frame frame;
+            while (!rc && !(rc = tm_framer_feed(&p.framer, &input, &frame)))
+                rc = take_frame(&p, &frame);
+            if (rc == TM_NEED_DATA) rc = 0;
+        }
         split_free(part);
     }
     peer_fini(&p);

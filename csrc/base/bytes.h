@@ -17,6 +17,12 @@ typedef struct tm_bytes {
     size_t len;
 } tm_bytes;
 
+/* Memory that is to be written to. */
+typedef struct tm_room {
+    uint8_t *ptr;
+    size_t len; /* 0: none */
+} tm_room;
+
 #define TM_BYTES(literal) ((tm_bytes){(const uint8_t *)(literal), sizeof(literal) - 1})
 
 static inline tm_bytes tm_bytes_of(const void *ptr, size_t len)

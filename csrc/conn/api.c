@@ -294,7 +294,7 @@ struct outgoing {
 static int send_queue(tumen_node *node, tm_peer *peer, const struct outgoing *out, tumen_key from,
                       tm_entry *entry, unsigned flags)
 {
-    if (tm_peer_refuses(peer, flags & TUMEN_SEND_CONTROL, out->total > TM_FRAGMENT_BYTES))
+    if (tm_peer_refuses(peer, flags & TUMEN_SEND_CONTROL, out->total > TM_WHOLE_BYTES_MAX))
         return TM_EBUSY;
     if (!entry) {
         tm_bytes token = {0};
@@ -702,7 +702,7 @@ int tumen_spawn_request(tumen_node *node, tumen_key from, const tumen_spawn_spec
     }
     tm_node_lock(node);
     rc = target_peer(node, spec->peer, true, &peer);
-    if (!rc && tm_peer_refuses(peer, false, spec->args.len > TM_FRAGMENT_BYTES)) rc = TM_EBUSY;
+    if (!rc && tm_peer_refuses(peer, false, spec->args.len > TM_WHOLE_BYTES_MAX)) rc = TM_EBUSY;
     if (!rc) rc = spawn_queue(node, from, peer, spec, tm_buf_bytes(&options), &made);
     tm_node_unlock(node);
     tm_buf_fini(&options);

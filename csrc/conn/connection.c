@@ -133,6 +133,7 @@ static void connection_read_ended(tm_sock *sock, int rc)
 
 static const tm_sock_ops CONNECTION_OPS = {
     .received = tm_connection_received,
+    .room = tm_connection_room,
     .read_ended = connection_read_ended,
     .sent = tm_connection_sent,
     .closed = connection_closed,
@@ -166,6 +167,7 @@ static tm_connection *connection_create(tumen_node *node, const struct tm_establ
     conn->resume.run = tm_connection_resume;
     tm_resolve_format(&established->address, conn->address, sizeof conn->address);
     tm_framer_init(&conn->framer, &engine->alloc, 0); /* the limit is set with every read */
+    conn->framer.parts = conn->flags & TM_DFLAG(FRAGMENTS);
     tm_atom_cache_init(&conn->atoms, &engine->atoms);
     tm_fragments_init(&conn->fragments, &engine->atoms);
     tm_buf_init(&conn->out, &engine->alloc, 0);

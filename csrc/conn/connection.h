@@ -76,6 +76,7 @@ void tm_connection_write_lost(tm_connection *conn, tm_peer *peer);
 
 /* receive.c */
 void tm_connection_received(tm_sock *sock, tm_bytes bytes);
+tm_room tm_connection_room(tm_sock *sock);
 /* For a payload of the message in work. Walks it and cuts off what lies behind it: answers as
  * tm_etf_walk. */
 TM_MUST_CHECK int tm_receive_walk(tm_connection *conn, tm_bytes *payload, tm_walk_result *walked);

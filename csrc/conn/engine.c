@@ -81,6 +81,12 @@ static void on_received(void *ctx, tm_io_id socket, tm_bytes bytes)
     if (sock && sock->ops->received) sock->ops->received(sock, bytes);
 }
 
+static tm_room on_room(void *ctx, tm_io_id socket)
+{
+    tm_sock *sock = engine_sock(ctx, socket);
+    return sock && sock->ops->room ? sock->ops->room(sock) : (tm_room){NULL, 0};
+}
+
 static void on_read_ended(void *ctx, tm_io_id socket, int rc)
 {
     tm_sock *sock = engine_sock(ctx, socket);
@@ -222,7 +228,7 @@ static int engine_turn(tumen_engine *engine, uint64_t deadline_ns)
 {
     const tm_io_ops *ops = engine->io->ops;
     tm_io_sink sink = {engine,        on_accepted, on_connected, on_received,
-                       on_read_ended, on_sent,     on_closed};
+                       on_read_ended, on_sent,     on_closed,    on_room};
     engine->now_ns = ops->now_ns(engine->io);
     /* A host that is its own consumer waits for nothing else then. */
     bool pending = engine_prepare(engine);

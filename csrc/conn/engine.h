@@ -27,6 +27,7 @@ typedef struct tm_sock_ops {
     void (*accepted)(tm_sock *sock, tm_io_id id, const tm_io_address *peer);
     void (*connected)(tm_sock *sock, int rc);
     void (*received)(tm_sock *sock, tm_bytes bytes);
+    tm_room (*room)(tm_sock *sock); /* tm_io_sink.room */
     void (*read_ended)(tm_sock *sock, int rc);
     void (*sent)(tm_sock *sock, ssize_t rc);
     void (*closed)(tm_sock *sock); /* the id is dead; frees the owner if nothing else needs it */

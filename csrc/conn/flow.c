@@ -105,7 +105,7 @@ bool tm_flow_push(tm_sendq *queue, tm_entry *entry)
     if (queue->flows)
         before = tm_map_get(&queue->flows->by_sender, tm_bytes_of(sender, sizeof sender));
     tm_flow *own = NULL;
-    if (tm_entry_payload(entry) > TM_FRAGMENT_BYTES) own = flow_create(queue, entry);
+    if (tm_entry_payload(entry) > TM_WHOLE_BYTES_MAX) own = flow_create(queue, entry);
     if (before) {
         entry->next = NULL;
         *before->behind_tail = entry;

@@ -474,9 +474,9 @@ static void tick(world *w)
 /* Sizes around every border, most of them small. */
 static size_t some_size(world *w)
 {
-    static const uint32_t BORDERS[] = {TM_FRAGMENT_BYTES - 1, TM_FRAGMENT_BYTES,
-                                       TM_FRAGMENT_BYTES + 1, 2 * TM_FRAGMENT_BYTES,
-                                       2 * TM_FRAGMENT_BYTES + 1};
+    static const uint32_t BORDERS[] = {TM_FRAGMENT_BYTES,     TM_FRAGMENT_BYTES + 1,
+                                       TM_WHOLE_BYTES_MAX,    TM_WHOLE_BYTES_MAX + 1,
+                                       2 * TM_FRAGMENT_BYTES, 2 * TM_FRAGMENT_BYTES + 1};
     switch (dice(w, 8)) {
     case 0: return BORDERS[dice(w, sizeof BORDERS / sizeof *BORDERS)];
     case 1: return 13 + dice(w, 300000);

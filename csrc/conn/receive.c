@@ -539,6 +539,7 @@ static int receive_headed(tm_connection *conn, const tm_frame *frame, tm_frame_t
         tm_incoming incoming = {.header = &header, .memory = tm_framer_memory(&conn->framer)};
         rc = receive_terms(conn, terms->bytes, terms->versioned, &incoming, frame->len);
     } else {
+        terms->memory = tm_framer_memory(&conn->framer);
         rc = receive_fragment_first(conn, terms, &header, fault);
         connection_publish(conn);
         if (rc) receive_fault(conn, "fragment", fault, rc);
@@ -554,18 +555,38 @@ static int receive_frame(tm_connection *conn, const tm_frame *frame)
         TM_ATOMIC_ADD(&conn->ticks_in, 1);
         return 0;
     }
-    TM_ATOMIC_ADD(&conn->frames_in, 1);
-    conn->node->engine->turn_frames++;
+    if (!frame->left) {
+        TM_ATOMIC_ADD(&conn->frames_in, 1);
+        conn->node->engine->turn_frames++;
+    }
     tm_fault fault = {0};
     tm_frame_terms terms;
-    int rc = tm_frame_open(conn->flags, frame->body, &terms, &fault);
+    bool part = frame->head.len;
+    int rc = tm_frame_open(conn->flags, part ? frame->head : frame->body, &terms, &fault);
     if (rc) return receive_fault(conn, "frame", &fault, rc);
+    if (part) {
+        terms.bytes = frame->body;
+        terms.left = frame->left;
+    }
     if (terms.kind == TM_FRAME_FRAGMENT_NEXT)
         rc = receive_fragment_next(conn, &terms, &fault);
     else
         rc = receive_headed(conn, frame, &terms, &fault);
     if (!conn->down) receive_relieve(conn);
     return rc;
+}
+
+tm_room tm_connection_room(tm_sock *sock)
+{
+    tm_connection *conn = TM_CONTAINER(sock, tm_connection, sock);
+    size_t left;
+    uint64_t sequence;
+    if (conn->down) return (tm_room){NULL, 0};
+    if (!tm_framer_in_parts(&conn->framer, &left, &sequence)) return tm_framer_room(&conn->framer);
+    tm_fragment_limits limits = receive_fragment_limits(conn->node);
+    tm_room room = tm_fragments_room(&conn->fragments, sequence, left, &limits);
+    connection_publish(conn);
+    return room;
 }
 
 void tm_connection_received(tm_sock *sock, tm_bytes bytes)

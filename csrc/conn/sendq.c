@@ -20,7 +20,7 @@ static void sendq_count(tm_sendq *queue, const tm_entry *entry)
 void tm_sendq_push(tm_sendq *queue, tm_entry *entry)
 {
     sendq_count(queue, entry);
-    if (queue->flows || tm_entry_payload(entry) > TM_FRAGMENT_BYTES)
+    if (queue->flows || tm_entry_payload(entry) > TM_WHOLE_BYTES_MAX)
         if (tm_flow_push(queue, entry)) return;
     entry->next = NULL;
     *queue->tail = entry;

@@ -6,7 +6,7 @@
  * "ours" and "theirs" are known. Under the node's lock, all operations O(1).
  *
  * Order. What one process sends (messages, EXIT, DOWN, replies) leaves in that order, and so does what
- * no process sends. A payload above TM_FRAGMENT_BYTES makes its entry a *flow* (flow.h): the entry goes
+ * no process sends. A payload above TM_WHOLE_BYTES_MAX makes its entry a *flow* (flow.h): the entry goes
  * out bit by bit, what the same sender queues meanwhile waits behind it, and everybody else overtakes
  * between two fragments. While there is no flow the queue is one list and knows no senders. */
 #ifndef TM_CONN_SENDQ_H

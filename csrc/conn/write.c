@@ -12,7 +12,7 @@
 /* A caller's flush writes at most this much itself, bytes: beyond it the engine is the better
  * place, since the kernel's buffer fills and the caller should go on. */
 #define DIRECT_BYTES_MAX ((size_t)64 * 1024)
-static_assert(DIRECT_BYTES_MAX <= TM_FRAGMENT_BYTES, "a queue with a flow is the engine's");
+static_assert(DIRECT_BYTES_MAX <= TM_WHOLE_BYTES_MAX, "a queue with a flow is the engine's");
 
 static void settle_all(tm_connection *conn, tm_peer *peer)
 {

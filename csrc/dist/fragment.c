@@ -2,10 +2,10 @@
 
 #include "../base/check.h"
 
-/* A message grows to what its count of fragments promises, but memory is at most so many times what
- * has come: a lie costs no more than that. */
-#define GROWTH_FACTOR 4
+/* Most messages end with their second fragment, which is short: a little room at first. */
 #define FIRST_ROOM_DIVISOR 4
+/* A message of which not all memory is needed yet leaves all but this share to the others. */
+#define SPARE_DIVISOR 4
 
 static void fragments_invariants(const tm_fragments *fragments)
 {
@@ -76,18 +76,17 @@ static uint64_t product(uint64_t a, uint64_t b)
 static int sequence_reserve(tm_fragments *fragments, tm_sequence *sequence, size_t more,
                             uint64_t bytes_max, const char **what)
 {
-    uint64_t need = TM_FRAME_HEADROOM + (uint64_t)sequence->len + more;
+    uint64_t need = (uint64_t)sequence->start + sequence->len + more;
     if (need <= sequence->memory.size) return 0;
     uint64_t others = fragments->bytes - sequence->memory.size;
     if (others > bytes_max || need > bytes_max - others)
         return fragment_limit(what, "unfinished messages hold more than reassembly_bytes_max");
     uint64_t held = sequence->memory.size;
-    /* Most messages end with their second fragment, which is short: a little room at first. */
-    uint64_t size = held ? product(need, GROWTH_FACTOR) : need + need / FIRST_ROOM_DIVISOR;
+    uint64_t size = held ? product(need, TM_GATHER_GROWTH) : need + need / FIRST_ROOM_DIVISOR;
     if (size > sequence->expected) size = sequence->expected;
     if (size < 2 * held) size = 2 * held;
     /* What is not yet needed leaves most of the room to the others. */
-    uint64_t spare = (bytes_max - others - need) / GROWTH_FACTOR;
+    uint64_t spare = (bytes_max - others - need) / SPARE_DIVISOR;
     if (size > need + spare) size = need + spare;
     if (size < need) size = need;
     *what = "out of memory";
@@ -101,7 +100,8 @@ static int sequence_append(tm_fragments *fragments, tm_sequence *sequence, tm_by
 {
     int rc = sequence_reserve(fragments, sequence, bytes.len, bytes_max, what);
     if (rc) return rc;
-    tm_store_bytes(sequence->memory.ptr + TM_FRAME_HEADROOM + sequence->len, bytes.ptr, bytes.len);
+    uint8_t *at = sequence->memory.ptr + sequence->start + sequence->len;
+    if (at != bytes.ptr) tm_store_bytes(at, bytes.ptr, bytes.len);
     sequence->len += bytes.len;
     return 0;
 }
@@ -110,7 +110,7 @@ static int sequence_append(tm_fragments *fragments, tm_sequence *sequence, tm_by
 static void sequence_trim(tm_fragments *fragments, tm_sequence *sequence)
 {
     size_t before = sequence->memory.size;
-    if (tm_slab_resize(fragments->alloc, &sequence->memory, TM_FRAME_HEADROOM + sequence->len) == 0)
+    if (tm_slab_resize(fragments->alloc, &sequence->memory, sequence->start + sequence->len) == 0)
         fragments->bytes -= before - sequence->memory.size;
 }
 
@@ -142,6 +142,7 @@ static tm_sequence *sequence_create(tm_fragments *fragments, const tm_frame_term
     *sequence = (tm_sequence){.id = terms->sequence,
                               .next = terms->fragment - 1,
                               .expected = huge ? UINT64_MAX : expected + TM_FRAME_HEADROOM,
+                              .start = TM_FRAME_HEADROOM,
                               .control_len = control_len,
                               .atom_count = header->count};
     tm_atom_header_keep(header, sequence->atoms);
@@ -154,6 +155,26 @@ static tm_sequence *sequence_create(tm_fragments *fragments, const tm_frame_term
     fragments->bytes += sequence_held(sequence);
     fragments->atom_bytes += sequence->atom_bytes;
     return sequence;
+}
+
+/* Keeps a first fragment in the memory that it was gathered in, if it may. */
+static bool sequence_take(tm_fragments *fragments, tm_sequence *sequence,
+                          const tm_frame_terms *terms, const tm_fragment_limits *limits)
+{
+    tm_slab *memory = terms->memory;
+    size_t payload = terms->bytes.len - sequence->control_len;
+    if (!memory || !memory->ptr || payload > limits->message_bytes_max) return false;
+    if (fragments->bytes > limits->bytes_max || memory->size > limits->bytes_max - fragments->bytes)
+        return false;
+    size_t start = (size_t)(terms->bytes.ptr - memory->ptr);
+    uint64_t shift = start - sequence->start;
+    if (sequence->expected <= UINT64_MAX - shift) sequence->expected += shift;
+    sequence->start = start;
+    sequence->memory = tm_slab_take(memory);
+    sequence->len = terms->bytes.len;
+    sequence->payload_bytes = payload;
+    fragments->bytes += sequence->memory.size;
+    return true;
 }
 
 int tm_fragments_open(tm_fragments *fragments, const tm_frame_terms *terms, size_t control_len,
@@ -172,6 +193,7 @@ int tm_fragments_open(tm_fragments *fragments, const tm_frame_terms *terms, size
     tm_sequence *sequence = sequence_create(fragments, terms, control_len, header);
     if (!sequence) return TM_ENOMEM;
     sequence->touched_ns = now_ns;
+    if (sequence_take(fragments, sequence, terms, limits)) return 0;
     tm_bytes control = tm_bytes_of(terms->bytes.ptr, control_len);
     tm_bytes payload = tm_bytes_of(control.ptr + control_len, terms->bytes.len - control_len);
     int rc = sequence_append(fragments, sequence, control, limits->bytes_max, what);
@@ -190,10 +212,10 @@ int tm_fragments_add(tm_fragments *fragments, const tm_frame_terms *terms,
     if (!sequence) return fragment_wrong(what, "a fragment of a sequence that has not begun");
     if (terms->fragment != sequence->next)
         return fragment_wrong(what, "a fragment that is not the next one of its sequence");
-    sequence->next--;
     sequence->touched_ns = now_ns;
     int rc = sequence_payload(fragments, sequence, terms->bytes, limits, what);
-    if (rc || sequence->next) return rc;
+    if (rc || terms->left) return rc;
+    if (--sequence->next) return 0;
     if (sequence->memory.size - sequence->len > sequence->len / 4)
         sequence_trim(fragments, sequence);
     /* It is its taker's: neither its bytes nor the table's memory stay. */
@@ -204,6 +226,24 @@ int tm_fragments_add(tm_fragments *fragments, const tm_frame_terms *terms,
     *done = sequence;
     fragments_invariants(fragments);
     return 0;
+}
+
+tm_room tm_fragments_room(tm_fragments *fragments, uint64_t id, size_t left,
+                          const tm_fragment_limits *limits)
+{
+    static const tm_room none = {NULL, 0};
+    tm_sequence *sequence = tm_map_get(&fragments->sequences, sequence_key(&id));
+    if (!sequence || tm_sequence_dropped(sequence)) return none;
+    if (sequence->payload_bytes > limits->message_bytes_max ||
+        left > limits->message_bytes_max - sequence->payload_bytes)
+        return none;
+    /* What is over a limit, or has no memory, will be found when it is there. */
+    size_t more = left < TM_FRAMER_FIRST_BYTES ? left : (size_t)TM_FRAMER_FIRST_BYTES;
+    const char *what;
+    if (sequence_reserve(fragments, sequence, more, limits->bytes_max, &what)) return none;
+    size_t used = sequence->start + sequence->len;
+    size_t room = sequence->memory.size - used;
+    return (tm_room){sequence->memory.ptr + used, room < left ? room : left};
 }
 
 uint64_t tm_fragments_idle_ns(const tm_fragments *fragments, uint64_t now_ns)

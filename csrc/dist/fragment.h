@@ -22,7 +22,8 @@ typedef struct tm_sequence {
     uint64_t expected;      /* bytes that the message may come to, as its sender says */
     uint64_t payload_bytes; /* that have come, kept or not */
     uint64_t touched_ns;    /* when the last fragment came */
-    tm_slab memory;         /* the terms start TM_FRAME_HEADROOM bytes in */
+    tm_slab memory;
+    size_t start; /* of the terms in memory: TM_FRAME_HEADROOM bytes in at least */
     size_t control_len;
     size_t len; /* of the terms as far as they are kept: the control message at least */
     size_t atom_count;
@@ -32,7 +33,7 @@ typedef struct tm_sequence {
 
 static inline tm_bytes tm_sequence_terms(const tm_sequence *sequence)
 {
-    return tm_bytes_of(sequence->memory.ptr + TM_FRAME_HEADROOM, sequence->len);
+    return tm_bytes_of(sequence->memory.ptr + sequence->start, sequence->len);
 }
 
 /* Whether the message was too large to be kept: of its payload there is [] then. */
@@ -53,7 +54,7 @@ void tm_fragments_init(tm_fragments *fragments, tm_atom_pool *pool);
 void tm_fragments_fini(tm_fragments *fragments);
 
 /* A first fragment of at least two: opens its sequence. terms as tm_frame_open has filled it,
- * control_len bytes of it the control message, header its atoms. 0; TM_EPEER_MALFORMED (a number
+ * control_len bytes of it the control message, header its atoms; terms->memory may be taken. 0; TM_EPEER_MALFORMED (a number
  * that is 0 or taken), TM_EPEER_LIMIT (too many sequences, or too many bytes) and TM_ENOMEM end the
  * connection, with *what saying why. */
 TM_MUST_CHECK int tm_fragments_open(tm_fragments *fragments, const tm_frame_terms *terms,
@@ -61,12 +62,17 @@ TM_MUST_CHECK int tm_fragments_open(tm_fragments *fragments, const tm_frame_term
                                     const tm_fragment_limits *limits, uint64_t now_ns,
                                     const char **what);
 
-/* Another fragment. 0; *done is the sequence if this was its last fragment, to be freed, else
- * NULL. Errors as above, and TM_EPEER_MALFORMED for a sequence that is not open or a number out
+/* Another fragment, or a part of one: terms->left says what comes behind it. 0; *done is the
+ * sequence if this was the end of its last fragment, to be freed, else NULL. Errors as above, and TM_EPEER_MALFORMED for a sequence that is not open or a number out
  * of order. */
 TM_MUST_CHECK int tm_fragments_add(tm_fragments *fragments, const tm_frame_terms *terms,
                                    const tm_fragment_limits *limits, uint64_t now_ns,
                                    tm_sequence **done, const char **what);
+
+/* Where the next bytes of a sequence belong, of a fragment of which so many are to come: added from
+ * there they are not copied. Holds until the next call. */
+tm_room tm_fragments_room(tm_fragments *fragments, uint64_t id, size_t left,
+                          const tm_fragment_limits *limits);
 
 /* Frees a sequence that is done; its memory too, unless that was taken (ptr NULL). */
 void tm_sequence_free(tm_fragments *fragments, tm_sequence *sequence);

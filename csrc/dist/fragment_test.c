@@ -175,7 +175,8 @@ static void memory_follows_what_came_not_what_was_promised(void **state)
         while (--number > 1 && came < 8 * TM_MIB) {
             assert_int_equal(add(&s, 1, number, tm_bytes_of(piece, 65536)), 0);
             came += 65536;
-            assert_true(s.own.memory.stats.bytes <= 4 * (came + TM_FRAME_HEADROOM) + 1024);
+            size_t most = TM_GATHER_GROWTH * (came + TM_FRAME_HEADROOM) + 1024;
+            assert_true(s.own.memory.stats.bytes <= most);
         }
         scene_fini(&s);
     }
@@ -304,6 +305,95 @@ static void memory_of_a_message_can_be_taken(void **state)
     tm_sequence_free(&s.fragments, s.done);
     assert_memory_equal(taken.ptr + TM_FRAME_HEADROOM, "controlpayload", 14);
     tm_slab_free(&s.own.memory.alloc, &taken);
+    scene_fini(&s);
+}
+
+static void first_fragment_stays_where_it_was_gathered(void **state)
+{
+    (void)state;
+    static const tm_fragment_limits little = {TM_MESSAGE_BYTES_DEFAULT, 3000};
+    for (size_t i = 0; i < 2; i++) {
+        scene s;
+        scene_init(&s);
+        tm_slab memory = {NULL, 0};
+        size_t start = TM_FRAME_HEADROOM + 20;
+        assert_int_equal(tm_slab_resize(&s.own.memory.alloc, &memory, start + 2000), 0);
+        memset(memory.ptr, 'x', memory.size);
+        const uint8_t *ptr = memory.ptr;
+        tm_frame_terms terms = {.bytes = tm_bytes_of(ptr + start, 1000),
+                                .kind = TM_FRAME_FRAGMENT_FIRST,
+                                .sequence = 5,
+                                .fragment = 2,
+                                .memory = &memory};
+        const tm_fragment_limits *limits = i ? &little : &LIMITS;
+        assert_int_equal(tm_fragments_open(&s.fragments, &terms, 7, &s.none, limits, 0, &s.what),
+                         0);
+        /* Copied where there is no room for all of it. */
+        assert_true((memory.ptr == ptr) == i);
+        assert_true(s.fragments.bytes >= (i ? 1000 : start + 2000));
+        tm_slab_free(&s.own.memory.alloc, &memory);
+        assert_int_equal(add(&s, 5, 1, TM_BYTES("yz")), 0);
+        tm_bytes whole = tm_sequence_terms(s.done);
+        assert_int_equal(whole.len, 1002);
+        assert_memory_equal(whole.ptr + 999, "xyz", 3);
+        tm_sequence_free(&s.fragments, s.done);
+        assert_int_equal(s.fragments.bytes, 0);
+        scene_fini(&s);
+    }
+}
+
+/* A part of a fragment, of which so many bytes come behind it. */
+static int add_part(scene *s, uint64_t number, tm_bytes bytes, size_t left)
+{
+    tm_frame_terms terms = {.bytes = bytes,
+                            .kind = TM_FRAME_FRAGMENT_NEXT,
+                            .sequence = 1,
+                            .fragment = number,
+                            .left = left};
+    return tm_fragments_add(&s->fragments, &terms, &LIMITS, 0, &s->done, &s->what);
+}
+
+static void fragments_come_in_parts_and_parts_where_they_belong(void **state)
+{
+    (void)state;
+    scene s;
+    scene_init(&s);
+    assert_int_equal(open_sequence(&s, 1, 4, TM_BYTES("control"), 7), 0);
+    assert_null(tm_fragments_room(&s.fragments, 2, 1, &LIMITS).ptr);
+    for (uint64_t number = 3; number; number--)
+        for (size_t left = 300000; left;) {
+            tm_room room = tm_fragments_room(&s.fragments, 1, left, &LIMITS);
+            assert_true(room.len && room.len <= left);
+            size_t take = room.len > 70000 ? 70000 : room.len;
+            memset(room.ptr, (int)number, take);
+            left -= take;
+            assert_int_equal(add_part(&s, number - 1, TM_BYTES("x"), 0), TM_EPEER_MALFORMED);
+            assert_int_equal(add_part(&s, number, tm_bytes_of(room.ptr, take), left), 0);
+            assert_true((s.done != NULL) == (number == 1 && !left));
+        }
+    tm_bytes terms = tm_sequence_terms(s.done);
+    assert_int_equal(terms.len, 900007);
+    assert_memory_equal(terms.ptr, "control", 7);
+    for (size_t at = 7; at < terms.len; at++)
+        if (terms.ptr[at] != 3 - (at - 7) / 300000) fail();
+    tm_sequence_free(&s.fragments, s.done);
+    scene_fini(&s);
+}
+
+static void there_is_no_room_over_a_limit(void **state)
+{
+    (void)state;
+    static const tm_fragment_limits small = {1000, 5000};
+    static const tm_fragment_limits little = {TM_MESSAGE_BYTES_DEFAULT, 5000};
+    scene s;
+    scene_init(&s);
+    assert_int_equal(open_limited(&s, 1, 4, TM_BYTES("control"), 7, &small), 0);
+    assert_non_null(tm_fragments_room(&s.fragments, 1, 1000, &small).ptr);
+    assert_null(tm_fragments_room(&s.fragments, 1, 1001, &small).ptr);
+    assert_null(tm_fragments_room(&s.fragments, 1, 6000, &little).ptr);
+    assert_true(s.fragments.bytes <= 5000 + sizeof(tm_sequence));
+    s.own.memory.fail_after = 0;
+    assert_null(tm_fragments_room(&s.fragments, 1, 100000, &LIMITS).ptr);
     scene_fini(&s);
 }
 
@@ -498,6 +588,9 @@ int main(void)
         TEST(message_over_the_limit_is_counted_to_its_end_and_not_kept),
         TEST(longest_wait_for_a_fragment_is_known),
         TEST(memory_of_a_message_can_be_taken),
+        TEST(first_fragment_stays_where_it_was_gathered),
+        TEST(fragments_come_in_parts_and_parts_where_they_belong),
+        TEST(there_is_no_room_over_a_limit),
         TEST(failing_allocation_leaks_nothing),
         TEST(frames_that_otp_accepted_say_what_they_said_to_it),
         TEST(slots_may_change_while_a_message_is_under_way),

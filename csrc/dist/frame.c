@@ -14,7 +14,7 @@
 
 static void framer_invariants(const tm_framer *framer)
 {
-    TM_DCHECK(!framer->have || framer->have + TM_FRAME_HEADROOM <= framer->memory.size);
+    TM_DCHECK(!framer->memory.ptr || framer->have + TM_FRAME_HEADROOM <= framer->memory.size);
     TM_DCHECK(!framer->memory.ptr == !framer->memory.size);
     TM_DCHECK(framer->prefix_len <= PREFIX_SIZE);
     (void)framer;
@@ -29,12 +29,18 @@ static void framer_release(tm_framer *framer)
 {
     tm_slab_free(framer->alloc, &framer->memory);
     framer->have = 0;
-    framer->handed_out = false;
+    framer->handed_out = framer->in_parts = framer->begins = false;
 }
 
 void tm_framer_fini(tm_framer *framer) { framer_release(framer); }
 
 static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+
+static void input_skip(tm_bytes *input, size_t count)
+{
+    input->ptr += count;
+    input->len -= count;
+}
 
 /* Completes the length prefix. */
 static int framer_prefix(tm_framer *framer, tm_bytes *input)
@@ -42,22 +48,24 @@ static int framer_prefix(tm_framer *framer, tm_bytes *input)
     size_t take = smaller((size_t)PREFIX_SIZE - framer->prefix_len, input->len);
     memcpy(framer->prefix + framer->prefix_len, input->ptr, take);
     framer->prefix_len = (uint8_t)(framer->prefix_len + take);
-    input->ptr += take;
-    input->len -= take;
+    input_skip(input, take);
     if (framer->prefix_len < PREFIX_SIZE) return TM_NEED_DATA;
     framer->len = tm_load_u32(framer->prefix);
     return framer->len > framer->bytes_max ? TM_EPEER_LIMIT : 0;
 }
 
-/* Room for take more bytes: what is needed, or twice what there was, never above the frame. */
+/* What comes behind the first fragment of a message is short, most often: it will fit. */
+#define TAIL_DIVISOR 4
+
+/* Room for take more bytes: what is needed, or a multiple of what there was, never above the frame. */
 static int framer_reserve(tm_framer *framer, size_t take)
 {
     size_t need = framer->have + take;
     size_t cap = framer->memory.size ? framer->memory.size - TM_FRAME_HEADROOM : 0;
     if (need <= cap) return 0;
-    cap = cap ? cap * 2 : (size_t)TM_FRAMER_FIRST_BYTES;
+    cap = cap ? cap * TM_GATHER_GROWTH : (size_t)TM_FRAMER_FIRST_BYTES;
     if (cap < need) cap = need;
-    cap = smaller(cap, framer->len);
+    if (cap >= framer->len) cap = framer->len + (framer->begins ? framer->len / TAIL_DIVISOR : 0);
     return tm_slab_resize(framer->alloc, &framer->memory, TM_FRAME_HEADROOM + cap);
 }
 
@@ -66,21 +74,57 @@ static uint8_t *framer_bytes(const tm_framer *framer)
     return framer->memory.ptr + TM_FRAME_HEADROOM;
 }
 
-/* Gathers the part of the frame that is in the input. */
+/* Gathers the part of the frame that is in the input, if it is not in its place already. */
 static int framer_gather(tm_framer *framer, tm_bytes *input)
 {
     size_t take = smaller(framer->len - framer->have, input->len);
-    if (!take) return TM_NEED_DATA;
+    if (!take) return framer->have < framer->len ? TM_NEED_DATA : 0;
 #ifdef TM_PLANTED_BUG /* planted for the fuzz target: bytes of the next frame overrun this one */
     if (framer->have) take = input->len;
 #endif
     int rc = framer_reserve(framer, take);
     if (rc) return rc;
-    memcpy(framer_bytes(framer) + framer->have, input->ptr, take);
+    uint8_t *at = framer_bytes(framer) + framer->have;
+    if (at != input->ptr) memcpy(at, input->ptr, take);
     framer->have += take;
-    input->ptr += take;
-    input->len -= take;
+    input_skip(input, take);
     return framer->have < framer->len ? TM_NEED_DATA : 0;
+}
+
+/* The first bytes of an unfinished frame tell what it is, and are gathered unless it comes in parts. */
+static int framer_head(tm_framer *framer, tm_bytes *input)
+{
+    size_t size = smaller(sizeof framer->head, framer->len);
+    size_t take = smaller(size - framer->have, input->len);
+    memcpy(framer->head + framer->have, input->ptr, take);
+    framer->have += take;
+    input_skip(input, take);
+    if (framer->have < size) return TM_NEED_DATA;
+    bool fragment = size == sizeof framer->head && framer->head[0] == TM_ETF_VERSION;
+    framer->in_parts = fragment && framer->head[1] == HEADER_FRAGMENT_NEXT;
+    framer->begins = fragment && framer->head[1] == HEADER_FRAGMENT_FIRST;
+    if (framer->in_parts) return 0;
+    tm_bytes head = tm_bytes_of(framer->head, size);
+    framer->have = 0;
+    int rc = framer_gather(framer, &head);
+    return rc == TM_NEED_DATA ? 0 : rc;
+}
+
+/* What the input has of a frame that is handed out in parts. */
+static int framer_part(tm_framer *framer, tm_bytes *input, tm_frame *frame)
+{
+    size_t left = framer->len - framer->have;
+    size_t take = smaller(left, input->len);
+    if (left && !take) return TM_NEED_DATA;
+    frame->head = tm_bytes_of(framer->head, sizeof framer->head);
+    frame->body = tm_bytes_of(input->ptr, take);
+    frame->left = left - take;
+    framer->have += take;
+    input_skip(input, take);
+    if (frame->left) return 0;
+    framer_release(framer);
+    framer->prefix_len = 0;
+    return 0;
 }
 
 static int framer_step(tm_framer *framer, tm_bytes *input, tm_frame *frame)
@@ -93,10 +137,13 @@ static int framer_step(tm_framer *framer, tm_bytes *input, tm_frame *frame)
     frame->len = framer->len;
     if (!framer->have && input->len >= framer->len) {
         frame->body = tm_bytes_of(input->ptr, framer->len);
-        input->ptr += framer->len;
-        input->len -= framer->len;
+        input_skip(input, framer->len);
     } else {
-        int rc = framer_gather(framer, input);
+        bool unknown = framer->parts && !framer->memory.ptr && !framer->in_parts;
+        int rc = unknown ? framer_head(framer, input) : 0;
+        if (rc) return rc;
+        if (framer->in_parts) return framer_part(framer, input, frame);
+        rc = framer_gather(framer, input);
         if (rc) return rc;
         frame->body = tm_bytes_of(framer_bytes(framer), framer->len);
         framer->handed_out = true;
@@ -122,6 +169,16 @@ int tm_framer_feed(tm_framer *framer, tm_bytes *input, tm_frame *frame)
     }
     framer_invariants(framer);
     return rc;
+}
+
+tm_room tm_framer_room(tm_framer *framer)
+{
+    /* Without memory for it the bytes will find that out themselves. */
+    if (!framer->memory.ptr || framer->handed_out || framer_reserve(framer, 1))
+        return (tm_room){NULL, 0};
+    size_t cap = framer->memory.size - TM_FRAME_HEADROOM;
+    size_t have = framer->have;
+    return (tm_room){framer_bytes(framer) + have, smaller(cap, framer->len) - have};
 }
 
 static int frame_wrong(tm_fault *fault, size_t offset, const char *what)

@@ -177,7 +177,7 @@ static void memory_follows_what_came_not_what_was_promised(void **state)
         reader_feed(&r, chunk, 65536);
         fed += 65536;
         assert_true(tm_framer_held(&r.framer) <=
-                    2 * fed + TM_FRAMER_FIRST_BYTES + TM_FRAME_HEADROOM);
+                    TM_GATHER_GROWTH * fed + TM_FRAMER_FIRST_BYTES + TM_FRAME_HEADROOM);
     }
     reader_fini(&r);
     free(chunk);
@@ -461,6 +461,85 @@ static void memory_of_a_gathered_frame_can_be_taken(void **state)
     reader_fini(&r);
 }
 
+/* A continuation in two fragments, the second one empty, and a frame too short to be one. */
+#define PART_HEAD(number) "\203F\0\0\0\0\0\0\0\7\0\0\0\0\0\0\0" number
+#define PARTS                                                                                      \
+    "\0\0\0\034" PART_HEAD("\3") "0123456789"                                                      \
+                                 "\0\0\0\022" PART_HEAD("\2")
+
+static void more_of_a_message_is_handed_out_as_it_comes(void **state)
+{
+    (void)state;
+    tm_bytes stream = TM_BYTES(PARTS "\0\0\0\5\203Fabc");
+    for (size_t step = 1; step < 32; step++) {
+        reader r;
+        reader_init(&r, TM_MESSAGE_BYTES_DEFAULT);
+        r.framer.parts = true;
+        char text[16] = "";
+        size_t len = 0, frames = 0, left = 0;
+        uint64_t sequence = 0;
+        for (size_t at = 0; at < stream.len; at += step) {
+            size_t size = stream.len - at < step ? stream.len - at : step;
+            tm_bytes input = tm_bytes_of(stream.ptr + at, size);
+            tm_frame frame;
+            while (!tm_framer_feed(&r.framer, &input, &frame)) {
+                tm_bytes body = frame.body;
+                if (!frame.head.len && frames < 2) { /* it lay whole in the input */
+                    body.ptr += TM_FRAGMENT_HEAD_BYTES;
+                    body.len -= TM_FRAGMENT_HEAD_BYTES;
+                } else if (frames < 2) {
+                    assert_memory_equal(frame.head.ptr, PART_HEAD(""), TM_FRAGMENT_HEAD_BYTES - 1);
+                }
+                memcpy(text + len, body.ptr, body.len);
+                len += body.len;
+                if (frame.left) assert_int_equal(frame.left, 10 - len);
+                assert_true(tm_framer_in_parts(&r.framer, &left, &sequence) == !!frame.left);
+                if (frame.left) assert_true(left == frame.left && sequence == 7);
+                frames += !frame.left;
+            }
+            if (frames < 2) assert_int_equal(tm_framer_held(&r.framer), 0);
+        }
+        assert_int_equal(frames, 3);
+        assert_memory_equal(text, "0123456789\203Fabc", 15);
+        reader_fini(&r);
+    }
+}
+
+static void what_was_put_into_the_room_is_not_copied(void **state)
+{
+    (void)state;
+    static const uint32_t lens[] = {70000, TM_FRAMER_FIRST_BYTES + 1, 3000000};
+    for (size_t i = 0; i < 6; i++) {
+        reader r;
+        reader_init(&r, TM_MESSAGE_BYTES_DEFAULT);
+        r.framer.parts = i & 1;
+        uint32_t len = lens[i / 2];
+        uint8_t start[4 + 30];
+        uint8_t *p = tm_store_u32(start, len);
+        for (size_t at = 0; at < 30; at++) *p++ = byte_at(0, at);
+        assert_null(tm_framer_room(&r.framer).ptr);
+        tm_bytes input = tm_bytes_of(start, sizeof start);
+        tm_frame frame;
+        int rc = tm_framer_feed(&r.framer, &input, &frame);
+        for (size_t have = 30; rc == TM_NEED_DATA;) {
+            tm_room room = tm_framer_room(&r.framer);
+            assert_true(room.len && room.len <= len - have);
+            size_t take = (room.len + 2) / 3;
+            for (size_t at = 0; at < take; at++) room.ptr[at] = byte_at(0, have + at);
+            have += take;
+            input = tm_bytes_of(room.ptr, take);
+            rc = tm_framer_feed(&r.framer, &input, &frame);
+            if (!rc) assert_ptr_equal(frame.body.ptr + len, room.ptr + take);
+        }
+        assert_int_equal(rc, 0);
+        assert_int_equal(frame.body.len, len);
+        for (size_t at = 0; at < len; at++)
+            if (frame.body.ptr[at] != byte_at(0, at)) fail();
+        assert_null(tm_framer_room(&r.framer).ptr); /* it is handed out */
+        reader_fini(&r);
+    }
+}
+
 static void with_a_header_no_version_byte_is_written_before_the_terms(void **state)
 {
     (void)state;
@@ -591,6 +670,8 @@ int main(void)
         TEST(atoms_need_the_cache_and_fragments_their_flag),
         TEST(message_in_a_single_fragment_is_a_whole_one),
         TEST(memory_of_a_gathered_frame_can_be_taken),
+        TEST(more_of_a_message_is_handed_out_as_it_comes),
+        TEST(what_was_put_into_the_room_is_not_copied),
         TEST(with_a_header_no_version_byte_is_written_before_the_terms),
         TEST(head_with_a_lent_payload_equals_the_whole_frame),
         TEST(payload_where_none_belongs_or_missing_is_refused),

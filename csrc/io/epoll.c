@@ -8,8 +8,9 @@
  *
  * Choices.
  * - One epoll_ctl a socket, for both directions and the whole life. No interest is ever changed.
- * - One scratch buffer serves every read, so it stays in the cache. A socket that floods goes to
- *   the end of the ready list after 16 reads or 256 KiB.
+ * - One scratch buffer serves every read, so it stays in the cache; but what is wanted in one place
+ *   (io.h: room) is read to there, and the head of the next message behind it. A socket that
+ *   floods goes to the end of the ready list after 16 reads or 256 KiB.
  * - send writes at once, from inside the operation, and queues its completion: a reply issued by
  *   a handler is in the kernel in the same turn, and its sent() follows in that turn, after the
  *   reads. A full socket keeps the iovec copy and is written at its next edge. Short results are
@@ -219,25 +220,34 @@ static bool bytes_take(epoll_io *e, epoll_socket *s, size_t len, const tm_io_sin
     }
     tm_tally_add(&e->tally.receives, 1);
     sink->received(sink->ctx, s->base.id, tm_bytes_of(e->scratch, len));
+    tm_socket_bulk_begin(&s->base, len, sink);
     return !s->base.closing;
+}
+
+static ssize_t read_scratch(epoll_io *e, const epoll_socket *s, bool *all)
+{
+    ssize_t got = recv(s->base.fd, e->scratch, TM_IO_SCRATCH_BYTES, 0);
+    tm_tally_add(&e->tally.system_calls, 1);
+    *all = got == TM_IO_SCRATCH_BYTES;
+    return got < 0 ? -errno : got;
 }
 
 static void read_some(epoll_io *e, epoll_socket *s, const tm_io_sink *sink)
 {
     size_t bytes = 0;
     for (int n = 0; n < TM_IO_READ_BATCH_COUNT && bytes < TM_IO_READ_BATCH_BYTES; n++) {
-        ssize_t got = recv(s->base.fd, e->scratch, TM_IO_SCRATCH_BYTES, 0);
-        int rc = got < 0 ? -errno : 0;
-        tm_tally_add(&e->tally.system_calls, 1);
-        if (rc == -EINTR) continue;
-        if (rc == -EAGAIN) return;
+        bool all = false, bulk = s->base.bulk && !s->base.closing;
+        ssize_t got = bulk ? tm_socket_read_bulk(&s->base, &e->tally, e->scratch, sink, &all)
+                           : read_scratch(e, s, &all);
+        if (got == -EINTR) continue;
+        if (got == -EAGAIN) return;
         if (got <= 0) {
-            read_end(e, s, rc, sink);
+            read_end(e, s, (int)got, sink);
             return;
         }
         bytes += (size_t)got;
-        if (!bytes_take(e, s, (size_t)got, sink)) return;
-        if ((size_t)got < TM_IO_SCRATCH_BYTES && !s->hangup) return;
+        if (bulk ? s->base.closing : !bytes_take(e, s, (size_t)got, sink)) return;
+        if (!all && !s->hangup) return;
     }
     work_add(&e->ready, s);
 }

@@ -46,6 +46,9 @@ typedef struct tm_io_sink {
     void (*sent)(void *ctx, tm_io_id socket, ssize_t rc);
     /* tm_io_close has finished: nothing is in flight, the descriptor is closed, the id is dead. */
     void (*closed)(void *ctx, tm_io_id socket);
+    /* Asked before a read, while much comes in: where the next bytes are wanted, or anywhere. What is
+     * put there is what received() is called with next. May be NULL. */
+    tm_room (*room)(void *ctx, tm_io_id socket);
 } tm_io_sink;
 
 typedef struct tm_io_counters {

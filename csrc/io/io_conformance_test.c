@@ -8,7 +8,7 @@
 #include <sys/time.h>
 #include <sys/wait.h>
 
-#include "io_fixture.h"
+#include "io_bulk_test.h"
 
 /* What runs without an argument; the suite is included elsewhere for one backend. */
 #ifndef BACKEND_DEFAULT
@@ -914,6 +914,7 @@ static const struct CMUnitTest everywhere[] = {
     CASE(ids_of_the_past_are_refused),
     CASE(destroy_takes_everything_with_it),
     CASE(sockets_max_is_checked),
+    BULK_CASES,
     cmocka_unit_test(every_failed_allocation_is_survived),
 };
 

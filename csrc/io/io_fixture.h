@@ -66,6 +66,9 @@ typedef struct end {
     const char *say;    /* text to be sent, the front of it in flight */
     size_t stream_left; /* pattern to be sent by itself, in so many segments a send */
     int segments;
+    size_t message;   /* bytes are wanted in one place in messages of this size; 0: anywhere */
+    size_t in_place;  /* received bytes that came there */
+    tm_room offered;  /* where they were wanted last */
     tm_buf echo_out;  /* in flight from echo_at on: does not move */
     tm_buf echo_next; /* behind it */
     size_t echo_at;
@@ -84,6 +87,7 @@ typedef struct fixture {
     end *ends; /* open addressing by id */
     size_t end_count;
     uint8_t *pattern;
+    uint8_t room[128 * 1024];
     int descriptors;
     bool in_turn;
     bool in_sink;
@@ -232,14 +236,38 @@ static inline void sink_connected(void *ctx, tm_io_id socket, int rc)
     f->in_sink = false;
 }
 
+static inline tm_room sink_room(void *ctx, tm_io_id socket)
+{
+    fixture *f = ctx;
+    end *e = sink_enter(f, socket);
+    assert_false(e->closing);
+    size_t left = e->message ? e->message - e->received_bytes % e->message : 0;
+    e->offered = (tm_room){f->room, left < sizeof f->room ? left : sizeof f->room};
+    f->in_sink = false;
+    return e->offered;
+}
+
+/* Bytes that came in the room are those that there was room for; others are a piece. */
+static inline void received_check(fixture *f, end *e, tm_bytes bytes)
+{
+    assert_true(bytes.len > 0);
+    if (bytes.ptr >= f->room && bytes.ptr < f->room + sizeof f->room) {
+        assert_ptr_equal(bytes.ptr, e->offered.ptr);
+        assert_true(bytes.len <= e->offered.len);
+        e->in_place += bytes.len;
+        return;
+    }
+    assert_true(bytes.len <= PIECE_BYTES_MAX);
+    if (bytes.len > f->piece_bytes) f->piece_bytes = bytes.len;
+}
+
 static inline void sink_received(void *ctx, tm_io_id socket, tm_bytes bytes)
 {
     fixture *f = ctx;
     end *e = sink_enter(f, socket);
     assert_false(e->closing);
     assert_int_equal(e->read_ended, 0);
-    assert_true(bytes.len > 0 && bytes.len <= PIECE_BYTES_MAX);
-    if (bytes.len > f->piece_bytes) f->piece_bytes = bytes.len;
+    received_check(f, e, bytes);
     if (e->verifies) {
         assert_memory_equal(bytes.ptr, pattern_at(f, e->received_bytes), bytes.len);
     }
@@ -310,6 +338,7 @@ static inline int fixture_turn(fixture *f, uint64_t deadline_ns)
         .read_ended = sink_read_ended,
         .sent = sink_sent,
         .closed = sink_closed,
+        .room = sink_room,
     };
     f->in_turn = true;
     int rc = f->io->ops->turn(f->io, deadline_ns, &sink);

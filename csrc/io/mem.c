@@ -452,7 +452,14 @@ static void on_bytes(mem_socket *s, const tm_io_sink *sink)
     if (!s->first) s->last = NULL;
     s->waiting_bytes -= left;
     tm_tally_add(&s->owner->tally.receives, 1);
-    sink->received(sink->ctx, s->base.id, tm_bytes_of(piece->bytes + piece->taken, len));
+    tm_bytes bytes = tm_bytes_of(piece->bytes + piece->taken, len);
+    tm_room room = sink->room ? sink->room(sink->ctx, s->base.id) : (tm_room){NULL, 0};
+    if (room.len) {
+        if (len > room.len) len = room.len;
+        memcpy(room.ptr, bytes.ptr, len);
+        bytes = tm_bytes_of(room.ptr, len);
+    }
+    sink->received(sink->ctx, s->base.id, bytes);
     if (len == left || s->base.closing || s->reset) {
         tm_alloc_free(s->owner->alloc, piece, sizeof *piece + piece->len);
     } else {

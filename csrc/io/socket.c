@@ -380,6 +380,40 @@ void tm_socket_reset(int fd)
     while (connect(fd, &none, sizeof none) < 0 && errno == EINTR) continue;
 }
 
+void tm_socket_bulk_begin(tm_socket *socket, size_t len, const tm_io_sink *sink)
+{
+    if (len < TM_IO_BESIDE_BYTES || socket->closing || !sink->room) return;
+    if (sink->room(sink->ctx, socket->id).len >= TM_IO_BULK_BYTES_MIN)
+        socket->bulk = TM_IO_BULK_READS;
+}
+
+static void bulk_received(tm_socket *socket, tm_tally *tally, const uint8_t *ptr, size_t len,
+                          const tm_io_sink *sink)
+{
+    if (!len || socket->closing) return;
+    tm_tally_add(&tally->receives, 1);
+    sink->received(sink->ctx, socket->id, tm_bytes_of(ptr, len));
+}
+
+ssize_t tm_socket_read_bulk(tm_socket *socket, tm_tally *tally, uint8_t *beside,
+                            const tm_io_sink *sink, bool *all)
+{
+    tm_room room = sink->room(sink->ctx, socket->id);
+    if (room.len > TM_IO_READ_BATCH_BYTES) room.len = TM_IO_READ_BATCH_BYTES;
+    socket->bulk =
+        room.len >= TM_IO_BULK_BYTES_MIN ? TM_IO_BULK_READS : (uint8_t)(socket->bulk - 1);
+    struct iovec iov[2] = {{room.ptr, room.len}, {beside, TM_IO_BESIDE_BYTES}};
+    struct msghdr message = {.msg_iov = iov, .msg_iovlen = 2};
+    tm_tally_add(&tally->system_calls, 1);
+    ssize_t got = recvmsg(socket->fd, &message, MSG_DONTWAIT);
+    if (got < 0) return -errno;
+    *all = (size_t)got == room.len + TM_IO_BESIDE_BYTES;
+    size_t first = (size_t)got < room.len ? (size_t)got : room.len;
+    bulk_received(socket, tally, room.ptr, first, sink);
+    bulk_received(socket, tally, beside, (size_t)got - first, sink);
+    return got;
+}
+
 ssize_t tm_socket_sendmsg(int fd, const struct iovec *iov, int count)
 {
     for (;;) {

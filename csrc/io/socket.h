@@ -28,6 +28,7 @@ typedef struct tm_socket {
     bool read_over;      /* nothing more will be read: end, error or force */
     bool write_over;     /* shutdown_write was called */
     bool send_in_flight; /* exactly from send() to sent() */
+    uint8_t bulk;        /* so many reads go where the owner wants them: tm_socket_read_bulk */
     uint32_t next_free;
     tm_list delay; /* linked exactly while in a tm_delay */
     uint64_t delay_until_ns;
@@ -177,6 +178,12 @@ TM_MUST_CHECK int tm_socket_accept(tm_socket_table *table, const tm_socket *list
 void tm_socket_reset(int fd);
 /* Sends without waiting: bytes taken or -errno. */
 ssize_t tm_socket_sendmsg(int fd, const struct iovec *iov, int count);
+/* After bytes were handed out: whether from now on the owner is asked where he wants them. */
+void tm_socket_bulk_begin(tm_socket *socket, size_t len, const tm_io_sink *sink);
+/* Reads once and hands out what came; beside holds TM_IO_BESIDE_BYTES. Bytes or -errno; *all: there may
+ * be more. The owner may have closed the socket. */
+ssize_t tm_socket_read_bulk(tm_socket *socket, tm_tally *tally, uint8_t *beside,
+                            const tm_io_sink *sink, bool *all);
 /* tm_io_ops.send_now and tm_io_ops.address of both kernel backends. */
 ssize_t tm_socket_send_now(tm_socket_table *table, tm_tally *tally, tm_io_id id,
                            const struct iovec *iov, int count);

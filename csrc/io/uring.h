@@ -17,6 +17,7 @@ typedef enum tm_ring_tag {
     TM_RING_SEND,
     TM_RING_POLL,
     TM_RING_CANCEL,
+    TM_RING_STOP,
 } tm_ring_tag;
 
 typedef struct tm_ring_completion {
@@ -50,9 +51,12 @@ void tm_ring_receive(tm_ring *ring, tm_io_id id, int fd);
 /* Sends; message and iov live until the next enter, the bytes until the completion. room_first:
  * polls before it tries. */
 void tm_ring_send(tm_ring *ring, tm_io_id id, int fd, struct msghdr *message, bool room_first);
-/* Polls once for output, or for input until a completion without more. */
+/* Cancels a receive: its last completion follows. */
+void tm_ring_stop(tm_ring *ring, tm_io_id id);
+/* Polls once for output or input, or for connections until a completion without more. */
 void tm_ring_poll_out(tm_ring *ring, tm_io_id id, int fd);
 void tm_ring_poll_in(tm_ring *ring, tm_io_id id, int fd);
+void tm_ring_poll_listener(tm_ring *ring, tm_io_id id, int fd);
 /* Cancels all requests on a descriptor. */
 void tm_ring_cancel(tm_ring *ring, tm_io_id id, int fd);
 

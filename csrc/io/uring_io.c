@@ -22,19 +22,20 @@ int tm_io_uring_create(const tm_io_options *options, tm_io **io, char *why, size
 
 /* Completions taken in one turn: the engine has timers and commands to see to as well. */
 #define REAP_MAX 4096
-/* Submissions one dirty socket may need: receive, send, poll, cancel. */
-#define WANTS_MAX 4
+/* Submissions one dirty socket may need: receive, send, poll, cancel, stop. */
+#define WANTS_MAX 5
 
 #define BIT(tag) (1U << (tag))
 #define RECV BIT(TM_RING_RECEIVE)
 #define SEND BIT(TM_RING_SEND)
 #define POLL BIT(TM_RING_POLL)
 #define CANCEL BIT(TM_RING_CANCEL)
+#define STOP BIT(TM_RING_STOP)
 
 typedef struct uring_socket {
     tm_socket base;
     tm_list dirty;  /* in dirty exactly while want is not 0 */
-    tm_list work;   /* in parked, accepting, or ended */
+    tm_list work;   /* in parked, accepting, bulk, or ended */
     tm_list done;   /* in done: connect_done or send_done is set */
     unsigned want;  /* BITs to submit */
     unsigned armed; /* BITs submitted whose last completion has not come */
@@ -59,10 +60,12 @@ typedef struct uring {
     tm_list dirty;
     tm_list parked;    /* wait for a receive buffer */
     tm_list accepting; /* listeners with a connection to take */
+    tm_list bulk;      /* sockets in bulk with something to read */
     tm_list done;
     tm_list ended; /* closed() is due */
     tm_delay linger;
     tm_delay paused;
+    uint8_t beside[TM_IO_BESIDE_BYTES];
 } uring;
 
 static uring *uring_of(tm_io *io) { return TM_CONTAINER(io, uring, io); }
@@ -103,9 +106,12 @@ static void socket_submit(uring *u, uring_socket *s)
         tm_ring_send(u->ring, id, fd, &s->message, s->send_again);
     }
     if (s->want & POLL) {
-        bool listener = s->base.kind == TM_SOCKET_LISTENER;
-        (listener ? tm_ring_poll_in : tm_ring_poll_out)(u->ring, id, fd);
+        if (s->base.kind == TM_SOCKET_LISTENER)
+            tm_ring_poll_listener(u->ring, id, fd);
+        else
+            (s->base.kind == TM_SOCKET_OPEN ? tm_ring_poll_in : tm_ring_poll_out)(u->ring, id, fd);
     }
+    if (s->want & STOP) tm_ring_stop(u->ring, id);
     if (s->want & CANCEL) tm_ring_cancel(u->ring, id, fd);
     s->armed |= s->want;
     s->want = 0;
@@ -221,11 +227,21 @@ static bool recv_wanted(const uring_socket *s)
     return s->base.closing ? s->base.lingering : s->base.reading;
 }
 
+/* Goes on reading: from the ring's buffers, or in bulk, which begins when the receive has ended. */
+static void read_on(uring *u, uring_socket *s)
+{
+    bool bulk = s->base.bulk && !s->base.closing;
+    if (!bulk && !(s->armed & (RECV | POLL))) want(u, s, RECV);
+    if (bulk && s->armed & RECV && !(s->armed & STOP)) want(u, s, STOP);
+    if (bulk && !(s->armed & (RECV | POLL))) want(u, s, POLL);
+}
+
 static void on_bytes(uring *u, uring_socket *s, tm_bytes bytes, const tm_io_sink *sink)
 {
     if (!s->base.closing) {
         tm_tally_add(&u->tally.receives, 1);
         sink->received(sink->ctx, s->base.id, bytes);
+        if (!s->base.bulk) tm_socket_bulk_begin(&s->base, bytes.len, sink);
     } else if (bytes.len < s->base.linger_left) {
         s->base.linger_left -= bytes.len;
     } else {
@@ -236,7 +252,8 @@ static void on_bytes(uring *u, uring_socket *s, tm_bytes bytes, const tm_io_sink
 static void on_recv(uring *u, uring_socket *s, int res, tm_bytes bytes, const tm_io_sink *sink)
 {
     if (!recv_wanted(s)) return;
-    bool again = res == -EINTR || res == -EAGAIN;
+    /* It was stopped, to go on in bulk. */
+    bool again = res == -EINTR || res == -EAGAIN || res == -ECANCELED;
     if (res > 0) {
         on_bytes(u, s, bytes, sink);
     } else if (res == -ENOBUFS) {
@@ -252,8 +269,38 @@ static void on_recv(uring *u, uring_socket *s, int res, tm_bytes bytes, const tm
         }
     }
     /* The queue overflowed, or the kernel ended the request for another reason of its own. */
-    bool idle = !(s->armed & RECV) && !tm_list_linked(&s->work);
-    if (idle && recv_wanted(s)) want(u, s, RECV);
+    if (recv_wanted(s) && !tm_list_linked(&s->work)) read_on(u, s);
+}
+
+/* One socket in bulk: reads until there is nothing more, or the others should have their turn. */
+static void bulk_read(uring *u, uring_socket *s, const tm_io_sink *sink)
+{
+    bool all = true;
+    for (size_t bytes = 0; all && s->base.bulk && bytes < TM_IO_READ_BATCH_BYTES;) {
+        all = false;
+        ssize_t got = tm_socket_read_bulk(&s->base, &u->tally, u->beside, sink, &all);
+        if (s->base.closing) return;
+        if (got == -EAGAIN || got == -EINTR) break;
+        if (got <= 0) {
+            s->base.read_over = true;
+            sink->read_ended(sink->ctx, s->base.id, (int)got);
+            return;
+        }
+        bytes += (size_t)got;
+    }
+    if (all && s->base.bulk)
+        tm_list_push(&u->bulk, &s->work);
+    else
+        read_on(u, s);
+}
+
+static void bulk_run(uring *u, const tm_io_sink *sink)
+{
+    tm_list bulk;
+    tm_list_move(&u->bulk, &bulk);
+    for (tm_list *node; (node = tm_list_pop(&bulk));) {
+        bulk_read(u, TM_CONTAINER(node, uring_socket, work), sink);
+    }
 }
 
 static void on_send(uring *u, uring_socket *s, int res, const tm_io_sink *sink)
@@ -282,6 +329,10 @@ static void on_poll(uring *u, uring_socket *s, int res, const tm_io_sink *sink)
     if (s->base.kind == TM_SOCKET_CONNECTING) {
         tm_tally_add(&u->tally.system_calls, 1);
         connect_deliver(s, res < 0 ? res : tm_socket_connect_result(s->base.fd), sink);
+        return;
+    }
+    if (s->base.kind == TM_SOCKET_OPEN) {
+        if (!s->base.read_over && !tm_list_linked(&s->work)) tm_list_push(&u->bulk, &s->work);
         return;
     }
     bool waits = tm_list_linked(&s->work) || tm_list_linked(&s->base.delay);
@@ -387,7 +438,8 @@ static uint64_t turn_until_ns(const uring *u, uint64_t deadline_ns)
 static bool work_left(const uring *u)
 {
     return !tm_list_empty(&u->dirty) || !tm_list_empty(&u->parked) ||
-           !tm_list_empty(&u->accepting) || !tm_list_empty(&u->done) || !tm_list_empty(&u->ended);
+           !tm_list_empty(&u->accepting) || !tm_list_empty(&u->bulk) || !tm_list_empty(&u->done) ||
+           !tm_list_empty(&u->ended);
 }
 
 static int uring_turn(tm_io *io, uint64_t deadline_ns, const tm_io_sink *sink)
@@ -404,6 +456,7 @@ static int uring_turn(tm_io *io, uint64_t deadline_ns, const tm_io_sink *sink)
     if (rc) return rc;
     ended_run(u, sink);
     rc = reap(u, sink);
+    bulk_run(u, sink);
     accepting_run(u, sink);
     done_run(u, sink);
     return rc;
@@ -570,6 +623,7 @@ int tm_io_uring_create(const tm_io_options *options, tm_io **io, char *why, size
     tm_list_init(&u->dirty);
     tm_list_init(&u->parked);
     tm_list_init(&u->accepting);
+    tm_list_init(&u->bulk);
     tm_list_init(&u->done);
     tm_list_init(&u->ended);
     tm_delay_init(&u->linger, TM_IO_LINGER_MS * TM_MS_NS);

@@ -24,6 +24,8 @@ KIB = 1024
 MIB = 1024 * KIB
 # Payload bytes of one fragment, and of the largest message that goes whole.
 FRAGMENT = 64 * KIB
+# What goes whole all the same: TM_WHOLE_BYTES_MAX.
+WHOLE = 68 * KIB
 # What a binary's tag and length add to it.
 HEAD = 5
 
@@ -95,15 +97,15 @@ def connection(node: tumen.Node, beam: peers.Beam) -> tumen.node.Connection:
 @pytest.mark.parametrize(
     ("payload", "frames"),
     [
-        (FRAGMENT - 1, 1),
-        (FRAGMENT, 1),
-        (FRAGMENT + 1, 2),
+        (FRAGMENT + 1, 1),
+        (WHOLE, 1),
+        (WHOLE + 1, 2),
         (2 * FRAGMENT, 2),
         (2 * FRAGMENT + 1, 3),
         (3 * MIB, 48),
     ],
 )
-async def test_payload_over_64_kib_goes_in_fragments_of_that_size(
+async def test_payload_over_68_kib_goes_in_fragments_of_that_size(
     node: tumen.Node, shared_beam: peers.Beam, payload: int, frames: int
 ) -> None:
     sink = await Collector.open(shared_beam)

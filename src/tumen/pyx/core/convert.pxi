@@ -5,6 +5,8 @@ cdef enum:
     # many events.
     DRAIN_NS = 1_000_000
     CLOCK_EVENTS = 16
+    # And so many bytes of terms: sixteen large ones are many milliseconds and all the cache.
+    DRAIN_BYTES = 1024 * 1024
     # A process gives the loop a turn after so many messages, or so many ns, without suspending. The
     # clock is read once in so many messages at most, more often as the turn nears its end.
     TURN_MESSAGES = 256

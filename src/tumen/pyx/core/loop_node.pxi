@@ -535,6 +535,7 @@ cdef class LoopNode(CoreNode):
         """True when there is more to do in the next turn; else the descriptor is armed."""
         cdef const tumen_event *event
         cdef int64_t deadline = now_ns() + DRAIN_NS
+        cdef uint64_t nbytes = 0
         cdef int count = 0
         while True:
             while self.ready:
@@ -555,10 +556,13 @@ cdef class LoopNode(CoreNode):
                 if now_ns() >= deadline:
                     return True
                 continue
+            nbytes += event.term.len
             try:
                 self.dispatch(event)
             except Exception as error:
                 self.event_lost(error)
+            if nbytes >= DRAIN_BYTES:
+                return True
             count += 1
             if count % CLOCK_EVENTS == 0 and (self.crowded or now_ns() >= deadline):
                 self.crowded = False
