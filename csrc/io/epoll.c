@@ -37,6 +37,7 @@
 #include <unistd.h>
 
 #include "../base/check.h"
+#include "notify.h"
 #include "socket.h"
 
 /* Events harvested by one call; more wait for the next turn. */
@@ -448,6 +449,11 @@ static int epoll_turn(tm_io *io, uint64_t deadline_ns, const tm_io_sink *sink)
     return count < 0 ? count : 0;
 }
 
+static void epoll_gather(tm_io *io, unsigned ns)
+{
+    if (!work_left(epoll_of(io))) tm_notify_pause(ns);
+}
+
 static void epoll_wake(tm_io *io) { tm_waker_wake(&epoll_of(io)->waker); }
 
 static int epoll_poll_fd(tm_io *io)
@@ -602,6 +608,7 @@ static const tm_io_ops epoll_ops = {
     .name = "epoll",
     .destroy = epoll_destroy,
     .turn = epoll_turn,
+    .gather = epoll_gather,
     .wake = epoll_wake,
     .poll_fd = epoll_poll_fd,
     .listen = epoll_listen,
