@@ -168,10 +168,10 @@ async def test_ready_waits_for_all_nodes_and_no_longer(backend: str) -> None:
         # The other has no such scope.
         await a.pg.ready(scope="lonely")
         pid = b.spawn(idle)
-        b.pg.join(b"g", pid)
-        await a.pg.ready()
-        assert a.pg.members(b"g") == [pid]
-        await a.pg.ready(0)
+        b.pg.join(b"g", pid, scope="late")
+        await a.pg.ready(scope="late")
+        assert a.pg.members(b"g", scope="late") == [pid]
+        await a.pg.ready(0, scope="late")
 
 
 async def test_a_stopped_node_has_no_groups(backend: str) -> None:

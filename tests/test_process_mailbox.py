@@ -147,9 +147,8 @@ async def test_busy_reader_gives_the_loop_a_turn(backend: str) -> None:
                 break
         done.set()
         await task
-        gaps = [after - before for before, after in itertools.pairwise(turns)]
+        gaps = [after - before for before, after in itertools.pairwise([0, *turns, 3000])]
         assert max(gaps) <= 256
-        assert len(turns) > 3000 // 256
 
 
 async def test_slow_handler_gives_the_loop_a_turn_after_a_millisecond(backend: str) -> None:
