@@ -100,15 +100,18 @@ test-slow:
 
 # libasan has to be the first library of the process. A report goes to its standard error, which
 # pytest must not keep. Its leak detection sees nothing useful inside CPython: leaks are the business
-# of the C tests and of the counters in tests/conftest.py. test_cli.py starts a hundred interpreters to
-# look at words and exit codes; the code below them is reached by the other files.
+# of the C tests and of the counters in tests/conftest.py. test_cli.py and test_demo.py start a hundred
+# interpreters to look at words and exit codes, and three files test what is Python alone: the code below
+# them is reached by the others.
+NOT_NATIVE := cli demo pg_view global_tables bench_pairs
+
 test-py-asan: ## Python tests with the extension modules under ASan and UBSan
 	@tools/setup sanitize
 	@PYTHONPATH=build/sanitize LD_PRELOAD="$$(cc -print-file-name=libasan.so)" PYTHONMALLOC=malloc \
 	    ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=1:allocator_may_return_null=1 \
 	    UBSAN_OPTIONS=print_stacktrace=1 TUMEN_SANITIZED=1 \
 	    $(PY) -m pytest -m 'not slow and not build and (not live or sanitizer)' \
-	    --ignore tests/test_cli.py -p no:benchmark --capture=sys $(DURATIONS) $(ARGS)
+	    $(NOT_NATIVE:%=--ignore tests/test_%.py) -p no:benchmark --capture=sys $(DURATIONS) $(ARGS)
 
 # What the two targets below run, built on one core beside the tests of the build that is shipped:
 # those wait for their peers half of the time.

@@ -178,8 +178,8 @@ class Cluster:
         """Starts who a spec names: ``tumen[:WORD…]``, ``before``, ``beam28``, ``beam25``, ``ei``.
 
         The words after tumen: a backend, ``uring`` or ``epoll``; a driver, ``thread`` or ``loop``;
-        ``uvloop``. Without any it is the node that users get. ``before`` is the revision that
-        `before` has built.
+        ``uvloop``; ``views``, for large binaries as views. Without any it is the node that users
+        get. ``before`` is the revision that `before` has built.
         """
         label = label or spec
         name = self.name(label)

@@ -63,11 +63,12 @@ def one_way(way: str, label: str) -> Question:
         wanted = goals(says, "rate", at_least)
         contenders = (*EACH_DRIVER, "beam28", "beam25", "ei")
     else:
+        ours = THREADED if way == "to" else (*THREADED, "tumen:views")
         says = "≥ 0.9 × the better of BEAM ↔ BEAM and the ei C node"
-        wanted = goals(says, "rate", 0.9, against=("beam28", "ei"))
+        wanted = goals(says, "rate", 0.9, ours, ("beam28", "ei"))
         if os.environ.get("TUMEN_BEFORE"):
             wanted += goals("≥ 0.9 × our own before", "rate", 0.9, ("tumen",), ("before",))
-        contenders = (*THREADED, "beam28", "ei")
+        contenders = (*ours, "beam28", "ei")
     if label == "16":
         wanted += goals("CPU ≤ 0.5 × the BEAM's", "cpu_us", 2.0)
         says = f"≤ {ONE_WAY_CALLS_MAX} system calls a message on io_uring"

@@ -155,6 +155,11 @@ static_assert(TM_MESSAGE_BYTES_DEFAULT < TM_REASSEMBLY_BYTES_DEFAULT, "a whole m
  * takes microseconds, one that does not must not hold us up. */
 #define TM_DRAIN_MS 500
 
+/* How long the end of a monitor that was answered waits for other things to the same node, ms: far
+ * longer than the next call of a busy caller takes, and nothing over there depends on it. */
+#define TM_DEMONITOR_WAIT_MS 20
+static_assert(TM_DEMONITOR_WAIT_MS < TM_DRAIN_MS, "a connection that is to close does not wait");
+
 /* Payloads of at least this many bytes are lent to the kernel instead of copied. */
 #define TM_LEND_BYTES_MIN (16 * TM_KIB)
 /* One gathered write, bytes and segments: enough for full batching, small enough that a tick behind
@@ -232,6 +237,22 @@ static_assert(TM_IO_READ_BATCH_BYTES >= TM_IO_SCRATCH_BYTES, "a turn reads at le
 #define TM_GATHER_LINKS_MIN 8
 #define TM_GATHER_FRAME_NS_MAX (50 * 1000)
 static_assert(TM_GATHER_NS_MAX * 4 <= TM_GATHER_PERIOD_NS, "a period has several turns");
+
+/* Between two turns of a stream of small messages the engine pauses (csrc/conn/pause.h), ns. The least is
+ * what wakes a thread on another core; the most is half of what a turn of the Python side may take, so
+ * nobody who reads there sees it. */
+#define TM_PAUSE_NS_MIN (50 * 1000)
+#define TM_PAUSE_NS_MAX (500 * 1000)
+/* The pause grows while a message comes at least this often, ns: one of a slower stream would be late
+ * for the sake of few others. */
+#define TM_PAUSE_FRAME_NS (20 * 1000)
+/* And while it brings less than this, bytes: half of a socket's first receive buffer on Linux, so that
+ * the sender never finds it full. */
+#define TM_PAUSE_BYTES (64 * TM_KIB)
+/* Most bytes that a frame of such a stream has on average. Larger ones are not read late: that would
+ * empty the pipe. */
+#define TM_PAUSE_FRAME_BYTES_MAX (4 * TM_KIB)
+static_assert(TM_PAUSE_NS_MIN >= 2 * TM_PAUSE_FRAME_NS, "the least pause brings several messages");
 
 /* -- processes ------------------------------------------------------------------------------- */
 

@@ -455,7 +455,8 @@ TUMEN_API int tumen_node_event_fd(const tumen_node *node);
 /* Says that the consumer is going to sleep: the next event signals the descriptor. 1 when there are
  * events already (then nothing was armed), else 0. */
 TUMEN_API int tumen_node_arm(tumen_node *node);
-/* Takes all waiting events; NULL when there are none. Never blocks. */
+/* Takes all waiting events; NULL when there are none. Never blocks. Nothing signals the descriptor from
+ * here on until the next tumen_node_arm. */
 TUMEN_API tumen_batch *tumen_node_take(tumen_node *node);
 /* The next event, NULL at the end. The one before is invalid then. */
 TUMEN_API const tumen_event *tumen_batch_next(tumen_batch *batch);
@@ -464,6 +465,12 @@ TUMEN_API const tumen_event *tumen_batch_next(tumen_batch *batch);
  * the next one. The new batch may go to another thread; it must be freed before the node is. NULL
  * without memory: the event is where it was then. */
 TUMEN_API tumen_batch *tumen_batch_keep(tumen_batch *batch);
+/* Takes the memory that the term of the event given last lies in away from the node: it counts as
+ * waiting no more, and goes back by tumen_memory_free, from any thread and also when the node and
+ * its engine are gone. The term is readable until then. NULL: the term has no memory of its own, as
+ * one that is small or came in one piece with others has not. */
+TUMEN_API void *tumen_batch_detach(tumen_batch *batch);
+TUMEN_API void tumen_memory_free(void *memory); /* NULL is fine */
 /* Frees the batch; what was not read counts as delivered. */
 TUMEN_API void tumen_batch_free(tumen_batch *batch);
 /* The term of an event of that connection turned out to be malformed in a way that only its decoding

@@ -11,7 +11,7 @@ import pytest
 from cli_runner import ROOT
 
 # A loss is believed when it comes back.
-ATTEMPTS = 3
+ATTEMPTS = 5
 
 
 @pytest.fixture(scope="module")

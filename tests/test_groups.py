@@ -116,15 +116,21 @@ async def test_one_task_reads_a_monitor(backend: str) -> None:
             await reader
 
 
+def listening(node: tumen.Node) -> tuple[tumen.Pid, list[Any]]:
+    """A process that takes its mail, and what it got."""
+    got: list[Any] = []
+
+    async def listen(proc: tumen.Process) -> None:
+        async for message in proc:
+            got.append(message)
+
+    return node.spawn(listen), got
+
+
 async def test_changes_go_to_a_process_until_it_says_so_or_ends(backend: str) -> None:
     async with make_node() as node:
-        got: list[Any] = []
-
-        async def listen(proc: tumen.Process) -> None:
-            async for message in proc:
-                got.append(message)
-
-        listener, member = node.spawn(listen), node.spawn(idle)
+        listener, got = listening(node)
+        member = node.spawn(idle)
         ref, members = node.pg.monitor_for(listener, b"g")
         assert members == []
         node.pg.join(b"g", member)
@@ -287,13 +293,8 @@ async def test_a_hidden_node_asks_nobody_who_knows_nothing(backend: str) -> None
 
 async def test_who_hears_of_changes_goes_on_when_the_scope_was_killed(backend: str) -> None:
     async with make_node() as node:
-        got: list[Any] = []
-
-        async def listen(proc: tumen.Process) -> None:
-            async for message in proc:
-                got.append(message)
-
-        listener, member = node.spawn(listen), node.spawn(idle)
+        listener, got = listening(node)
+        member = node.spawn(idle)
         ref, _ = node.pg.monitor_for(listener, b"g")
         second, _ = node.pg.monitor_for(listener, b"g")
         with node.pg.monitor(b"g") as monitor:

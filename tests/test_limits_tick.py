@@ -9,7 +9,7 @@ import time
 import pytest
 
 from faults.evil import TICK, Evil, integer, reg_send
-from faults.scene import PATIENCE, scene
+from faults.scene import SLACK_S, scene
 from tumen import Atom, Limits, Pid, events
 
 pytestmark = pytest.mark.asyncio
@@ -47,6 +47,7 @@ async def test_silent_peer_is_down_within_a_quarter_after_the_tick_time(backend:
         with s.connected() as ticking, s.connected() as silent, s.connected() as dripping:
             ticker = Ticker(ticking)
             ticker.start()
+            begin = time.monotonic()
             monitor = s.node.monitor(Pid(silent.name, 1, 0, silent.creation))
             silent.send(TICK)
             start = time.monotonic()
@@ -58,19 +59,20 @@ async def test_silent_peer_is_down_within_a_quarter_after_the_tick_time(backend:
             down = await s.event(events.NodeDown, silent.name)
             took = time.monotonic() - start
             assert down.reason.startswith("net_tick_timeout")
-            assert 0.95 * TICK_TIME <= took <= 1.25 * TICK_TIME + 0.2 * PATIENCE
+            assert 0.95 * TICK_TIME <= took <= 1.25 * TICK_TIME + SLACK_S
             assert await monitor == Atom("noconnection")
             assert await asyncio.to_thread(silent.closed)
             down = await s.event(events.NodeDown, dripping.name)
             assert down.reason.startswith("net_tick_timeout")
-            assert time.monotonic() - start <= 1.25 * TICK_TIME + 0.2 * PATIENCE
+            assert time.monotonic() - start <= 1.25 * TICK_TIME + SLACK_S
             dripper.join()
             # The one that ticks goes on beyond what any silence could have lasted.
             await asyncio.sleep(max(0.0, 2 * TICK_TIME - (time.monotonic() - start)))
             heard = ticker.stop()
+            took = time.monotonic() - begin
             assert ticking.name in s.node.nodes()
-            # Four in each tick time.
-            assert 6 <= heard <= 9
+            # Four in each tick time; fewer where the machine was busy with other things.
+            assert 4 <= heard <= 4 * took / TICK_TIME + 1
 
 
 async def test_tick_time_can_be_changed_while_running(backend: str) -> None:
@@ -82,5 +84,5 @@ async def test_tick_time_can_be_changed_while_running(backend: str) -> None:
             start = time.monotonic()
             down = await s.event(events.NodeDown, silent.name)
             assert down.reason.startswith("net_tick_timeout")
-            assert time.monotonic() - start <= 1.5 * TICK_TIME + 0.2 * PATIENCE
+            assert time.monotonic() - start <= 1.5 * TICK_TIME + SLACK_S
             s.node.set_limits(tick_time_ms=60_000)

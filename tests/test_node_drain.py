@@ -14,8 +14,14 @@ from tumen import Atom
 
 pytestmark = pytest.mark.asyncio
 
-# Longer than the half second of idleness that `drain` waits for.
-TOO_SHORT = 0.8
+# The idleness that `drain` waits for, in most of these tests, and a time that is longer, seconds.
+QUIET_S = 0.05
+TOO_SHORT = 0.2
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tumen.running._QUIET_S", QUIET_S)
 
 
 async def by_receive(server: Waiting) -> None:
@@ -65,6 +71,7 @@ async def started(
     return server, pid
 
 
+@pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize("how", [by_receive, by_iteration, by_sleeping])
 @pytest.mark.parametrize("kind", ["call", "cast", "info"])
 async def test_handler_that_waits_is_work_until_it_has_ended(
@@ -102,6 +109,7 @@ async def test_handler_that_raises_leaves_nothing_to_wait_for(
     assert "as asked" in caplog.text
 
 
+@pytest.mark.usefixtures("hurried")
 async def test_suspended_server_is_no_work_but_its_mail_is(backend: str) -> None:
     async with make_node() as node:
         server, pid = await started(node, by_sleeping)

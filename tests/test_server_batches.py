@@ -193,10 +193,9 @@ async def test_call_that_has_waited_for_its_turn_waits_no_longer(backend: str) -
         await waiting(server, 1)
         server.max_batch = 8
         await until(lambda: time.monotonic() - begin > 1.0)
-        begin = time.monotonic()
+        server._mail_future = lambda: pytest.fail("it has waited")
         server.gate.set()
         assert await asyncio.gather(first, second) == [(OK, 0), (OK, 1)]
-        assert time.monotonic() - begin < 0.9
 
 
 async def test_everything_is_handled_in_the_order_in_which_it_came(backend: str) -> None:

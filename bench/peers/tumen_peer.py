@@ -3,9 +3,10 @@
 One command a line on standard input, one JSON object a line on standard output, in the words of
 tumen_bench.erl.
 
-    python tumen_peer.py NAME [uring|epoll] [thread|loop] [uvloop] [idle]
+    python tumen_peer.py NAME [uring|epoll] [thread|loop] [uvloop] [idle] [views]
 
 idle: connections may be silent for a quarter of an hour.
+views: the sink gets large binaries as views.
 """
 
 from __future__ import annotations
@@ -76,8 +77,9 @@ def add(a: int, b: int) -> int:
     return a + b
 
 
-async def sink(proc: Process) -> None:
+async def sink(proc: Process, views: bool) -> None:
     """Counts, sums, and holds every message against its place in the order."""
+    proc.binary_views = views
     number = size = wrong = 0
     async for message in proc:
         first = message[0]
@@ -287,7 +289,7 @@ async def main(name: str, words: list[str]) -> None:
         bounds["tick_time_ms"] = IDLE_TICK_MS
     limits = Limits(**bounds)
     async with Node(name, app=app, epmd="client", limits=limits, **options) as node:
-        node.spawn(sink, name="bench_sink")
+        node.spawn(sink, "views" in words, name="bench_sink")
         node.spawn(echo, name="bench_echo")
         node.spawn(links, name="bench_links")
         node.spawn(tally, name="bench_tally")

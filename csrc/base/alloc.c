@@ -20,7 +20,15 @@ static void *libc_resize(void *ctx, void *ptr, size_t old_size, size_t new_size)
     return result;
 }
 
+static void libc_disown(void *ctx, size_t size)
+{
+    tm_alloc_stats *stats = ctx;
+    if (!stats) return;
+    __atomic_fetch_sub(&stats->bytes, size, __ATOMIC_RELAXED);
+    __atomic_fetch_sub(&stats->count, 1, __ATOMIC_RELAXED);
+}
+
 tm_alloc tm_alloc_libc(tm_alloc_stats *stats)
 {
-    return (tm_alloc){.resize = libc_resize, .ctx = stats};
+    return (tm_alloc){.resize = libc_resize, .disown = libc_disown, .ctx = stats};
 }

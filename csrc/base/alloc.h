@@ -13,6 +13,9 @@ typedef struct tm_alloc {
      * NULL from a non-zero new_size means out of memory, and ptr is still valid then. */
     void *(*resize)(void *ctx, void *ptr, size_t old_size, size_t new_size);
     void *ctx;
+    /* A block of so many bytes leaves the count: whoever holds it from now on frees it with free().
+     * NULL: blocks of this allocator cannot leave. */
+    void (*disown)(void *ctx, size_t size);
 } tm_alloc;
 
 /* The C library's allocator; ctx may be NULL or a tm_alloc_stats that it counts in (atomically). */

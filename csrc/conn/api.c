@@ -411,6 +411,7 @@ void tumen_flush(tumen_node *node)
     if (node->forked) return;
     bool wake = false;
     tm_node_lock(node);
+    tm_node_hasten(node);
     if (flush_is_engines(node)) {
         tm_node_unlock(node);
         tm_engine_wake(node->engine);

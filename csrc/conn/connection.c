@@ -253,6 +253,7 @@ void tm_connection_close(tm_connection *conn, int code, const char *text)
     peer->sending = false;
     peer->want_writable = peer->want_small = false;
     tm_list_remove(&peer->dirty_link);
+    peer->later = false;
     conn->peer = NULL;
     tm_peer_drop_queue(peer);
     tm_procs_node_down(node->procs, peer->name);

@@ -15,12 +15,6 @@
 #define TAKEOVER_MS 20
 /* Longest sleep of the take-over thread, ms: bounds how late it sees a timer that was armed meanwhile. */
 #define TAKEOVER_SLEEP_MS 200
-/* Streams of small messages (engine_judge): turns in a row that make one, the most bytes that a frame
- * of them has on average, and the pause, ns. Larger messages are not read late: that would empty the
- * pipe. */
-#define LAZY_STREAK 16
-#define LAZY_FRAME_BYTES_MAX (4 * TM_KIB)
-#define LAZY_NS (50 * 1000)
 /* How often a broken engine looks for callers that wait to be told, ms. */
 #define BROKEN_POLL_MS 20
 
@@ -198,18 +192,20 @@ static bool engine_pending(tumen_engine *engine)
     return false;
 }
 
-/* Everything that does not need the kernel to come first: true when it left something to do. */
+/* Everything that does not need the kernel to come first, and what became of it is told: true when a
+ * consumer has been woken for it. */
 static bool engine_prepare(tumen_engine *engine)
 {
     for (tm_command *command; (command = engine_next_command(engine));) command->run(command);
     tm_node_resolved(engine);
     tm_wheel_run(&engine->wheel, engine->now_ns);
-    bool busy = false;
+    bool told = false;
     TM_LIST_EACH (&engine->nodes, link, following) {
         tumen_node *node = TM_CONTAINER(link, tumen_node, link);
-        if (tm_node_flush_dirty(node)) busy = true;
+        tm_node_flush_dirty(node);
+        if (tm_inbox_signal(&node->inbox)) told = true;
     }
-    return busy;
+    return told;
 }
 
 /* A message that comes alone costs a switch of threads, a wake-up of the consumer and four system
@@ -235,18 +231,12 @@ static void engine_survey(tumen_engine *engine)
     engine->period++;
 }
 
-/* A BEAM whose reader keeps up writes one segment a message; one whose reader is a little late puts
- * many into each, and both ends do a third of the work. So while small messages stream in and nothing
- * is sent (no caller is waiting for an answer of ours), the engine pauses between turns. A message that
- * comes alone is never late by it. */
+/* The pause behind this turn, for an engine that turns by itself. */
 static void engine_judge(tumen_engine *engine)
 {
     uint64_t sends = engine->turn_sends + TM_ATOMIC_GET(&engine->direct_sends);
-    /* By the frame: a turn that comes late finds much, and is no less a part of the stream. */
-    bool small = engine->turn_received < engine->turn_frames * LAZY_FRAME_BYTES_MAX;
-    bool streams = engine->turn_frames && small && sends == engine->judged_sends;
-    engine->streak = streams ? engine->streak + 1 : 0;
-    engine->judged_sends = sends;
+    engine->pause_ns =
+        tm_pause_after(&engine->pause, engine->turn_frames, engine->turn_received, sends);
     engine->turn_received = engine->turn_frames = 0;
 }
 
@@ -257,9 +247,10 @@ static int engine_turn(tumen_engine *engine, uint64_t deadline_ns)
     tm_io_sink sink = {engine,        on_accepted, on_connected, on_received,
                        on_read_ended, on_sent,     on_closed};
     engine->now_ns = ops->now_ns(engine->io);
-    engine_prepare(engine);
+    /* A host that is its own consumer waits for nothing else then. */
+    bool pending = engine_prepare(engine);
     __atomic_store_n(&engine->sleeping, 1, __ATOMIC_SEQ_CST);
-    bool pending = engine_pending(engine);
+    if (engine_pending(engine)) pending = true;
     uint64_t timer_ns = tm_wheel_next_ns(&engine->wheel);
     if (pending) deadline_ns = 0;
     if (timer_ns < deadline_ns) deadline_ns = timer_ns;
@@ -269,9 +260,6 @@ static int engine_turn(tumen_engine *engine, uint64_t deadline_ns)
     TM_ATOMIC_ADD(&engine->turns, 1);
     engine->now_ns = ops->now_ns(engine->io);
     engine_prepare(engine);
-    TM_LIST_EACH (&engine->nodes, link, following) {
-        tm_inbox_signal(&TM_CONTAINER(link, tumen_node, link)->inbox);
-    }
     engine_survey(engine);
     engine_judge(engine);
     /* From here until the next turn nobody looks: whoever queues something must wake. What came since
@@ -418,8 +406,8 @@ static void *engine_run(void *arg)
         pthread_mutex_lock(&engine->step_lock);
         if (engine_step(engine, UINT64_MAX) != 0) engine_idle(engine);
         pthread_mutex_unlock(&engine->step_lock);
-        if (engine->streak >= LAZY_STREAK)
-            tm_notify_pause(LAZY_NS);
+        if (engine->pause_ns)
+            tm_notify_pause(engine->pause_ns);
         else if (engine->gather_ns)
             engine->io->ops->gather(engine->io, engine->gather_ns);
     }

@@ -18,6 +18,7 @@
 #include "../io/io.h"
 #include "../io/resolve.h"
 #include "../tumen.h"
+#include "pause.h"
 
 typedef struct tm_sock tm_sock;
 
@@ -81,9 +82,10 @@ struct tumen_engine {
     bool forked;
     uint32_t sockets_max;
     int wanted_backend;
-    /* this turn, and how many in a row were a stream of small messages: see engine_judge */
-    uint64_t turn_received, turn_frames, turn_sends, judged_sends;
-    unsigned streak;
+    uint64_t turn_received, turn_frames; /* of this turn */
+    uint64_t turn_sends;                 /* of all turns */
+    tm_pause pause;
+    unsigned pause_ns; /* behind this turn */
     /* this period: its number, its start, and what came in it from how many connections; and how long
      * a turn lets completions gather, by what came in the one before: see tm_engine_gather_ns */
     uint64_t period, period_ns, period_frames, period_links;
@@ -141,8 +143,8 @@ int tm_engine_shut_turn(tumen_engine *engine, uint64_t deadline_ns);
 
 /* -- inside the engine ------------------------------------------------------------------------------- */
 
-/* node.c: writes and wakes what a turn has left. True when there was something to write. */
-bool tm_node_flush_dirty(tumen_node *node);
+/* node.c: writes and wakes what a turn has left. */
+void tm_node_flush_dirty(tumen_node *node);
 void tm_node_engine_broken(tumen_node *node, int rc);
 
 #endif

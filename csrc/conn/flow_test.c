@@ -120,6 +120,7 @@ static void world_node(world *w)
     node->limits[TUMEN_LIMIT_SENDQ_NODE_BYTES] = TM_SENDQ_NODE_BYTES_DEFAULT;
     tm_map_init(&node->peers, &w->engine.alloc, w->engine.seed);
     tm_list_init(&node->dirty);
+    tm_list_init(&node->later);
     node->entries.alloc = &w->engine.alloc;
     assert_int_equal(tm_inbox_init(&node->inbox, &w->engine.alloc, &w->engine.wakeups_out), 0);
     w->peer = tm_node_make_peer(node, TM_BYTES(PEER_NAME));

@@ -157,6 +157,16 @@ static bool put_is_long(const tumen_event *event, const tm_inbox_term *term, boo
     return moves && event->term.len + term_growth(term) >= TM_INBOX_BLOCK_BYTES;
 }
 
+/* Under the lock: whether the consumer is to be signalled afterwards. */
+static bool inbox_disarm(tm_inbox *inbox)
+{
+    if (!inbox->armed) return false;
+    inbox->armed = 0;
+    __atomic_add_fetch(&inbox->unread, 1, __ATOMIC_RELEASE);
+    __atomic_add_fetch(inbox->wakeups, 1, __ATOMIC_RELAXED);
+    return true;
+}
+
 int tm_inbox_put_term(tm_inbox *inbox, const tumen_event *event, const tm_inbox_term *term,
                       tm_source *source, int later)
 {
@@ -186,13 +196,9 @@ int tm_inbox_put_term(tm_inbox *inbox, const tumen_event *event, const tm_inbox_
         __atomic_add_fetch(&source->bytes, held, __ATOMIC_RELAXED);
     }
     __atomic_add_fetch(&inbox->bytes, held, __ATOMIC_RELAXED);
-    int wake = !later && inbox->armed;
-    if (wake) inbox->armed = 0;
+    bool wake = !later && inbox_disarm(inbox);
     pthread_mutex_unlock(&inbox->lock);
-    if (wake) {
-        __atomic_add_fetch(inbox->wakeups, 1, __ATOMIC_RELAXED);
-        tm_notify_signal(inbox->fd);
-    }
+    if (wake) tm_notify_signal(inbox->fd);
     return 0;
 }
 
@@ -201,20 +207,20 @@ int tm_inbox_put(tm_inbox *inbox, const tumen_event *event, tm_source *source, i
     return tm_inbox_put_term(inbox, event, &(tm_inbox_term){0}, source, later);
 }
 
-void tm_inbox_signal(tm_inbox *inbox)
+int tm_inbox_signal(tm_inbox *inbox)
 {
     pthread_mutex_lock(&inbox->lock);
-    int wake = inbox->armed && !tm_list_empty(&inbox->blocks);
-    if (wake) inbox->armed = 0;
+    bool wake = !tm_list_empty(&inbox->blocks) && inbox_disarm(inbox);
     pthread_mutex_unlock(&inbox->lock);
-    if (!wake) return;
-    __atomic_add_fetch(inbox->wakeups, 1, __ATOMIC_RELAXED);
-    tm_notify_signal(inbox->fd);
+    if (wake) tm_notify_signal(inbox->fd);
+    return wake;
 }
 
 int tm_inbox_arm(tm_inbox *inbox)
 {
-    tm_notify_clear(inbox->fd);
+    /* Who has counted a signal may not have sent it yet: then it stays counted. */
+    if (__atomic_load_n(&inbox->unread, __ATOMIC_ACQUIRE))
+        __atomic_sub_fetch(&inbox->unread, tm_notify_clear(inbox->fd), __ATOMIC_RELAXED);
     pthread_mutex_lock(&inbox->lock);
     int waiting = !tm_list_empty(&inbox->blocks);
     inbox->armed = !waiting;
@@ -230,6 +236,7 @@ uint64_t tm_inbox_bytes(const tm_inbox *inbox)
 struct tumen_batch *tm_inbox_take(tm_inbox *inbox)
 {
     pthread_mutex_lock(&inbox->lock);
+    inbox->armed = 0;
     int empty = tm_list_empty(&inbox->blocks);
     tumen_batch *batch = empty ? NULL : tm_alloc_zero(inbox->alloc, sizeof *batch);
     if (batch) {
@@ -242,18 +249,21 @@ struct tumen_batch *tm_inbox_take(tm_inbox *inbox)
     return batch;
 }
 
+/* So many bytes of an event wait for the consumer no more. */
+static void record_uncount(tumen_batch *batch, record *rec, size_t size)
+{
+    __atomic_sub_fetch(&batch->inbox->bytes, size, __ATOMIC_RELAXED);
+    if (rec->source) __atomic_sub_fetch(&rec->source->bytes, size, __ATOMIC_RELAXED);
+}
+
 /* The event that was handed out last is done with. */
 static void batch_settle(tumen_batch *batch)
 {
     record *rec = batch->current;
     if (!rec) return;
     batch->current = NULL;
-    size_t held = rec->size + rec->memory.size;
-    __atomic_sub_fetch(&batch->inbox->bytes, held, __ATOMIC_RELAXED);
-    if (rec->source) {
-        __atomic_sub_fetch(&rec->source->bytes, held, __ATOMIC_RELAXED);
-        tm_source_unref(rec->source);
-    }
+    record_uncount(batch, rec, rec->size + rec->memory.size);
+    tm_source_unref(rec->source);
     tm_slab_free(batch->inbox->alloc, &rec->memory);
 }
 
@@ -302,6 +312,24 @@ tumen_batch *tumen_batch_keep(tumen_batch *batch)
     tm_list_push(&kept->blocks, &into->link);
     batch->current = NULL;
     return kept;
+}
+
+void *tumen_batch_detach(tumen_batch *batch)
+{
+    record *rec = batch->current;
+    TM_ASSERT(rec);
+    const tm_alloc *alloc = batch->inbox->alloc;
+    if (!rec->memory.ptr || !alloc->disown) return NULL;
+    tm_slab memory = tm_slab_take(&rec->memory);
+    record_uncount(batch, rec, memory.size);
+    alloc->disown(alloc->ctx, memory.size);
+    return memory.ptr;
+}
+
+void tumen_memory_free(void *memory)
+{
+    tm_alloc libc = tm_alloc_libc(NULL); /* its size is counted nowhere */
+    tm_alloc_free(&libc, memory, 0);
 }
 
 void tumen_batch_free(tumen_batch *batch)

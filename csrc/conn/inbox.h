@@ -37,8 +37,9 @@ typedef struct tm_inbox {
     const tm_alloc *alloc;
     pthread_mutex_t lock;
     tm_list blocks;
-    uint64_t bytes; /* atomic: of events not yet read */
-    int armed;      /* the consumer sleeps and wants a signal; under the lock */
+    uint64_t bytes;  /* atomic: of events not yet read */
+    int armed;       /* the consumer sleeps and wants a signal; under the lock */
+    uint64_t unread; /* atomic: signals, sent or about to be, that fd was not cleared of */
     int fd;
     uint64_t *wakeups; /* atomic, the engine's */
 } tm_inbox;
@@ -61,12 +62,13 @@ TM_MUST_CHECK int tm_inbox_put(tm_inbox *inbox, const tumen_event *event, tm_sou
  * When its memory is taken, nothing else in it may be used any more. */
 TM_MUST_CHECK int tm_inbox_put_term(tm_inbox *inbox, const tumen_event *event,
                                     const tm_inbox_term *term, tm_source *source, int later);
-/* Signals a sleeping consumer if events wait. */
-void tm_inbox_signal(tm_inbox *inbox);
+/* Signals a sleeping consumer if events wait: 1, else 0. */
+int tm_inbox_signal(tm_inbox *inbox);
 /* 1: events wait; else 0 and the next event signals. */
 int tm_inbox_arm(tm_inbox *inbox);
 uint64_t tm_inbox_bytes(const tm_inbox *inbox);
 
+/* Takes all events; NULL when there are none. The consumer is awake: no signal until it arms. */
 struct tumen_batch *tm_inbox_take(tm_inbox *inbox);
 
 #endif

@@ -1,4 +1,5 @@
 /* What becomes of the terms of events: copied, written out, or left where they were assembled. */
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -8,6 +9,7 @@
 #include <cmocka.h>
 
 #include "../dist/dist_test.h"
+#include "../io/notify.h"
 #include "inbox.h"
 
 static const tm_bytes atoms[] = {
@@ -251,6 +253,55 @@ static void event_that_cannot_be_kept_stays_where_it_is(void **state)
     scene_fini(&s);
 }
 
+/* -- memory that leaves -------------------------------------------------------------------------- */
+
+static void disown(void *ctx, size_t size)
+{
+    test_alloc *memory = ctx;
+    memory->libc.disown(memory->libc.ctx, size);
+}
+
+static void detached_memory_outlives_the_inbox_and_counts_no_more(void **state)
+{
+    (void)state;
+    scene s;
+    scene_init(&s);
+    s.memory.alloc.disown = disown;
+    assemble(&s, 64, 100000, 0);
+    assert_int_equal(put(&s), 0);
+    tumen_batch *batch = tm_inbox_take(&s.inbox);
+    tumen_bytes term = tumen_batch_next(batch)->term;
+    void *memory = tumen_batch_detach(batch);
+    assert_non_null(memory);
+    assert_true(tm_inbox_bytes(&s.inbox) < 1000);
+    assert_null(tumen_batch_detach(batch));
+    tumen_batch_free(batch);
+    scene_fini(&s); /* nothing is counted there any more */
+    assert_memory_equal(term.ptr, "h\3w\2ok", 6);
+    assert_int_equal(term.ptr[term.len - 1], (uint8_t)(99999 * 7));
+    tumen_memory_free(memory);
+}
+
+static void term_without_memory_of_its_own_cannot_leave(void **state)
+{
+    (void)state;
+    scene s;
+    scene_init(&s);
+    s.memory.alloc.disown = disown;
+    assert_int_equal(put_small(&s, 1), 0);
+    assemble(&s, 64, 100000, 0);
+    assert_int_equal(put(&s), 0);
+    tumen_batch *batch = tm_inbox_take(&s.inbox);
+    assert_non_null(tumen_batch_next(batch));
+    assert_null(tumen_batch_detach(batch));
+    /* Nor can any when the allocator keeps its blocks. */
+    s.memory.alloc.disown = NULL;
+    assert_non_null(tumen_batch_next(batch));
+    assert_null(tumen_batch_detach(batch));
+    tumen_batch_free(batch);
+    scene_fini(&s);
+}
+
 /* -- the lock ---------------------------------------------------------------------------------- */
 
 typedef struct watched {
@@ -277,7 +328,7 @@ static void large_term_is_copied_while_the_inbox_is_not_locked(void **state)
     scene_init(&s);
     assemble(&s, 64, 200000, 0);
     watched seen = {.scene = &s};
-    tm_alloc alloc = {watched_resize, &seen};
+    tm_alloc alloc = {.resize = watched_resize, .ctx = &seen};
     s.inbox.alloc = &alloc;
     tm_inbox_term term = {.atoms = atoms, .refs = &s.walked.refs};
     assert_int_equal(put_small(&s, 1), 0);
@@ -295,6 +346,56 @@ static void large_term_is_copied_while_the_inbox_is_not_locked(void **state)
 
 #define TEST(name) cmocka_unit_test(name)
 
+static bool is_signalled(const scene *s)
+{
+    struct pollfd fd = {.fd = s->inbox.fd, .events = POLLIN};
+    return poll(&fd, 1, 0) == 1;
+}
+
+static void consumer_that_takes_is_awake_until_it_arms(void **state)
+{
+    (void)state;
+    scene s;
+    scene_init(&s);
+    assert_int_equal(tm_inbox_arm(&s.inbox), 0);
+    assert_null(tm_inbox_take(&s.inbox));
+    assert_int_equal(tm_inbox_put(&s.inbox, &s.event, s.source, 0), 0);
+    tm_inbox_signal(&s.inbox);
+    assert_false(is_signalled(&s));
+    assert_int_equal(tm_inbox_arm(&s.inbox), 1);
+    tumen_batch_free(tm_inbox_take(&s.inbox));
+    assert_int_equal(tm_inbox_arm(&s.inbox), 0);
+    assert_int_equal(tm_inbox_put(&s.inbox, &s.event, s.source, 1), 0);
+    assert_false(is_signalled(&s));
+    tm_inbox_signal(&s.inbox);
+    assert_true(is_signalled(&s));
+    assert_int_equal(s.wakeups, 1);
+    scene_fini(&s);
+}
+
+static void arming_clears_a_signal_however_late_it_was_sent(void **state)
+{
+    (void)state;
+    scene s;
+    scene_init(&s);
+    for (int late = 0; late < 2; late++) {
+        assert_int_equal(tm_inbox_arm(&s.inbox), 0);
+        assert_int_equal(tm_inbox_put(&s.inbox, &s.event, s.source, 0), 0);
+        assert_true(is_signalled(&s));
+        /* As if the sender had been stopped between counting its signal and sending it. */
+        if (late) assert_int_equal(tm_notify_clear(s.inbox.fd), 1);
+        tumen_batch_free(tm_inbox_take(&s.inbox));
+        assert_int_equal(tm_inbox_arm(&s.inbox), 0);
+        assert_false(is_signalled(&s));
+        if (!late) continue;
+        tm_notify_signal(s.inbox.fd);
+        assert_true(is_signalled(&s));
+        assert_int_equal(tm_inbox_arm(&s.inbox), 0);
+        assert_false(is_signalled(&s));
+    }
+    scene_fini(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -306,7 +407,11 @@ int main(void)
         TEST(without_memory_nothing_is_taken),
         TEST(kept_events_outlive_their_batch_and_count_until_they_are_freed),
         TEST(event_that_cannot_be_kept_stays_where_it_is),
+        TEST(detached_memory_outlives_the_inbox_and_counts_no_more),
+        TEST(term_without_memory_of_its_own_cannot_leave),
         TEST(large_term_is_copied_while_the_inbox_is_not_locked),
+        TEST(consumer_that_takes_is_awake_until_it_arms),
+        TEST(arming_clears_a_signal_however_late_it_was_sent),
     };
     return cmocka_run_group_tests_name("inbox", tests, NULL, NULL);
 }

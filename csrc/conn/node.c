@@ -64,17 +64,15 @@ bool tm_node_is_dirty(tumen_node *node)
     return dirty;
 }
 
-bool tm_node_flush_dirty(tumen_node *node)
+void tm_node_flush_dirty(tumen_node *node)
 {
-    bool any = false;
     for (;;) {
         tm_node_lock_engine(node);
         tm_list *link = tm_list_pop(&node->dirty);
         tm_peer *peer = link ? TM_CONTAINER(link, tm_peer, dirty_link) : NULL;
         struct tm_connection *conn = peer ? peer->conn : NULL;
         tm_node_unlock(node);
-        if (!peer) return any;
-        any = true;
+        if (!peer) return;
         if (conn) tm_connection_write(conn);
     }
 }
@@ -224,22 +222,34 @@ static void node_tell_name(tumen_node *node)
                   NULL);
 }
 
+/* The first peer from a position on that is being connected to; NULL: none, and the position is 0 again. */
+static tm_peer *node_next_dialled(tumen_node *node, size_t *position)
+{
+    tm_peer *found = NULL;
+    tm_node_lock_engine(node);
+    for (tm_peer *peer; !found && (peer = tm_map_next(&node->peers, position));)
+        if (peer->attempt || peer->wait_until_ns) found = peer;
+    tm_node_unlock(node);
+    if (!found) *position = 0;
+    return found;
+}
+
 /* Gives up whatever is on its way out. */
 static void node_cancel_peers(tumen_node *node, const char *text)
 {
-    for (;;) {
-        tm_peer *found = NULL;
-        size_t position = 0;
-        tm_node_lock_engine(node);
-        for (tm_peer *peer; !found && (peer = tm_map_next(&node->peers, &position));)
-            if (peer->attempt || peer->wait_until_ns) found = peer;
-        tm_node_unlock(node);
-        if (!found) return;
-        found->wait_until_ns = 0;
-        found->wait_code = 0;
-        tm_timer_cancel(&node->engine->wheel, &found->wait_timer);
-        if (found->attempt) tm_attempt_cancel(found->attempt);
-        tm_peer_failed(found, TM_ECLOSED, text);
+    size_t position = 0;
+    tm_peer *peer = node_next_dialled(node, &position);
+    while (peer) {
+        peer->wait_until_ns = 0;
+        peer->wait_code = 0;
+        tm_timer_cancel(&node->engine->wheel, &peer->wait_timer);
+        if (peer->attempt) tm_attempt_cancel(peer->attempt);
+        tm_peer_failed(peer, TM_ECLOSED, text);
+        /* It may have left the map, and another taken its slot. */
+        position--;
+        peer = node_next_dialled(node, &position);
+        /* A map that has grown meanwhile has them elsewhere: to be sure, once more from the start. */
+        if (!peer) peer = node_next_dialled(node, &position);
     }
 }
 
@@ -397,6 +407,7 @@ uint64_t tumen_node_limit(tumen_node *node, int limit)
 }
 
 static void stop_timer_fire(tm_timer *timer, uint64_t now_ns);
+static void later_timer_fire(tm_timer *timer, uint64_t now_ns);
 static void stop_command_run(tm_command *command);
 
 static int node_set_name(tumen_node *node, const char *name)
@@ -430,11 +441,13 @@ static int node_init(tumen_node *node, const tumen_node_options *options)
     tm_map_init(&node->exposed, &engine->alloc, engine->seed);
     tm_map_init(&node->challenges, &engine->alloc, engine->seed);
     tm_list_init(&node->dirty);
+    tm_list_init(&node->later);
     node->entries.alloc = &node->engine->alloc;
     tm_list_init(&node->greetings);
     tm_list_init(&node->connections);
     tm_node_admission_init(node);
     node->stop_timer.fire = stop_timer_fire;
+    node->later_timer.fire = later_timer_fire;
     node->stop_command.run = stop_command_run;
     node->visible = options->visible != 0;
     node->flags = options->flags ? options->flags : TM_DFLAGS_OURS;
@@ -540,6 +553,7 @@ void tm_node_object_closed(tumen_node *node)
     node->object_count--;
     if (!node->stopping || node->object_count || node->stopped) return;
     tm_timer_cancel(&node->engine->wheel, &node->stop_timer);
+    tm_timer_cancel(&node->engine->wheel, &node->later_timer);
     tm_node_lock_engine(node);
     tm_node_event(node, &(tumen_event){.kind = TUMEN_EVENT_STOPPED}, NULL);
     tm_node_unlock(node);
@@ -564,6 +578,16 @@ void tm_node_begin_stop(tumen_node *node)
         tm_connection_drain_link(link);
     }
     tm_node_object_closed(node);
+}
+
+/* The flush that was to take along what could wait has not come: the engine's next one does. */
+static void later_timer_fire(tm_timer *timer, uint64_t now_ns)
+{
+    (void)now_ns;
+    tumen_node *node = TM_CONTAINER(timer, tumen_node, later_timer);
+    tm_node_lock_engine(node);
+    tm_node_hasten(node);
+    tm_node_unlock(node);
 }
 
 /* The time to write is over. */

@@ -29,7 +29,8 @@ typedef struct tm_peer {
     bool want_small; /* ... with a small message: it need not wait for large ones to be written */
     bool sending;    /* a write is in flight or being made: by the engine or a caller's flush */
     bool direct;     /* a caller's flush is writing for it outside the lock */
-    tm_list dirty_link;         /* in node->dirty */
+    tm_list dirty_link;         /* in node->dirty or node->later */
+    bool later;                 /* in the latter */
     struct tm_connection *conn; /* up */
     bool conn_failed; /* a signal was lost for want of memory: the connection must close */
     char *host;       /* where it listens, if told; NULL: ask the port mapper */
@@ -74,6 +75,8 @@ struct tumen_node {
     tm_list given;      /* names that were given to peers which have gone, oldest first */
     size_t given_count;
     tm_list dirty; /* peers with something queued since the last flush */
+    tm_list later; /* peers with nothing new but what can wait a moment: peer->later */
+    bool can_wait; /* what is queued now can */
     tm_entry_pool entries;
     bool
         in_engine; /* the holder of the lock is the engine: events are signalled at the turn's end */
@@ -103,6 +106,7 @@ struct tumen_node {
     bool stopping;
     bool stopped; /* under engine->command_lock */
     tm_timer stop_timer;
+    tm_timer later_timer; /* when those in later are written at the latest */
     tm_command stop_command;
     tm_peer *namer; /* dynamic: who named us */
 };
@@ -142,6 +146,8 @@ void tm_peer_settle(tm_peer *peer, tm_entry *entry);
 /* Tells a caller that was refused once the queue is below the low water. */
 void tm_peer_relieve(tm_peer *peer);
 void tm_peer_mark_dirty(tm_peer *peer);
+/* What peers have in their queues that could wait is written with the next flush. */
+void tm_node_hasten(tumen_node *node);
 /* The cookie for a peer; borrowed until the lock is released. */
 tm_bytes tm_node_cookie_for(tumen_node *node, tm_bytes peer);
 

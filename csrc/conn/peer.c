@@ -73,7 +73,22 @@ void tm_peer_retire(tm_peer *peer)
 
 void tm_peer_mark_dirty(tm_peer *peer)
 {
+    if (peer->later) tm_list_remove(&peer->dirty_link);
+    peer->later = false;
     if (!tm_list_linked(&peer->dirty_link)) tm_list_push(&peer->node->dirty, &peer->dirty_link);
+}
+
+static void peer_mark_later(tm_peer *peer)
+{
+    if (tm_list_linked(&peer->dirty_link)) return;
+    tm_list_push(&peer->node->later, &peer->dirty_link);
+    peer->later = true;
+}
+
+void tm_node_hasten(tumen_node *node)
+{
+    while (!tm_list_empty(&node->later))
+        tm_peer_mark_dirty(TM_CONTAINER(node->later.next, tm_peer, dirty_link));
 }
 
 void tm_peer_queue(tm_peer *peer, tm_entry *entry)
@@ -81,7 +96,9 @@ void tm_peer_queue(tm_peer *peer, tm_entry *entry)
     tumen_node *node = peer->node;
     TM_ATOMIC_ADD(&node->sendq_bytes, entry->weight);
     tm_sendq_push(&peer->queue, entry);
-    if (peer->state == TM_PEER_UP) {
+    if (peer->state == TM_PEER_UP && node->can_wait) {
+        peer_mark_later(peer);
+    } else if (peer->state == TM_PEER_UP) {
         tm_peer_mark_dirty(peer);
     } else if (peer->state == TM_PEER_DOWN) {
         peer->state = TM_PEER_PENDING;

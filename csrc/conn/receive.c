@@ -203,6 +203,21 @@ static int receive_message(tm_connection *conn, const tm_control *control, tm_pr
     return tm_node_deliver(node, key, &event, &term, conn->source);
 }
 
+/* A reply ends its monitor over there. That has time: who gets the reply mostly has more to say to
+ * that node, and both leave in one write. Under the lock. */
+static tm_proc_key receive_by_alias(tm_connection *conn, const tm_ref *ref, bool *reply)
+{
+    tumen_node *node = conn->node;
+    tumen_engine *engine = node->engine;
+    node->can_wait = true;
+    tm_proc_key key = tm_procs_use_alias(node->procs, ref, reply);
+    node->can_wait = false;
+    if (!tm_list_empty(&node->later) && !tm_timer_armed(&node->later_timer))
+        tm_timer_arm(&engine->wheel, &node->later_timer,
+                     engine->now_ns + TM_DEMONITOR_WAIT_MS * TM_MS_NS);
+    return key;
+}
+
 static int receive_send(tm_connection *conn, const tm_control *control, tm_bytes payload)
 {
     tumen_node *node = conn->node;
@@ -214,7 +229,7 @@ static int receive_send(tm_connection *conn, const tm_control *control, tm_bytes
     else if (control->to.kind == TM_ITEM_NAME)
         key = tm_procs_whereis(node->procs, control->to.name);
     else
-        key = tm_procs_use_alias(node->procs, &control->to.ref, &reply);
+        key = receive_by_alias(conn, &control->to.ref, &reply);
     tm_node_unlock(node);
     return receive_message(conn, control, key, reply, payload);
 }

@@ -39,7 +39,7 @@ TEST_UNUSED static void test_alloc_init(test_alloc *self, size_t fail_after)
 {
     *self = (test_alloc){.fail_after = fail_after};
     self->libc = tm_alloc_libc(&self->stats);
-    self->alloc = (tm_alloc){test_resize, self};
+    self->alloc = (tm_alloc){.resize = test_resize, .ctx = self};
 }
 
 /* -- random numbers: xorshift64*, so that a seed means the same everywhere --------------------- */

@@ -22,11 +22,10 @@ void tm_notify_signal(int fd)
     (void)written;
 }
 
-void tm_notify_clear(int fd)
+uint64_t tm_notify_clear(int fd)
 {
     uint64_t count;
-    ssize_t got = read(fd, &count, sizeof count);
-    (void)got;
+    return read(fd, &count, sizeof count) == sizeof count ? count : 0;
 }
 
 void tm_notify_wait(int fd, int timeout_ms)

@@ -2,12 +2,14 @@
 #ifndef TM_IO_NOTIFY_H
 #define TM_IO_NOTIFY_H
 
+#include <stdint.h>
+
 /* The descriptor (close-on-exec, non-blocking) or -errno. */
 int tm_notify_create(void);
 /* Makes it readable. Any thread; never blocks. */
 void tm_notify_signal(int fd);
-/* Makes it unreadable until the next signal. */
-void tm_notify_clear(int fd);
+/* Makes it unreadable until the next signal; the number of signals since the last time. */
+uint64_t tm_notify_clear(int fd);
 /* Waits until it is readable, at most timeout_ms. */
 void tm_notify_wait(int fd, int timeout_ms);
 void tm_notify_close(int fd);

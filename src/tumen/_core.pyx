@@ -26,15 +26,17 @@ from libc.string cimport memcmp
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from tumen._term cimport (
-    TM_ETF_HEAD_SIZE_MAX, TM_SMALL_TUPLE_EXT, Atom, Pid, Reference, atom_bytes, make_pid, make_ref,
-    pid_fill, ref_fill, term_build, term_build_apart, term_encode, tm_alloc, tm_alloc_libc, tm_buf,
-    tm_buf_reserve, tm_bytes,
+    TERM_VIEWS, TM_ETF_HEAD_SIZE_MAX, TM_SMALL_TUPLE_EXT, TM_VIEW_BYTES_MIN, Atom, Pid, Reference,
+    atom_bytes, make_pid, make_ref, pid_fill, ref_fill, term_build, term_build_apart,
+    term_build_views, term_encode, tm_alloc, tm_alloc_libc, tm_buf, tm_buf_reserve, tm_bytes,
     tm_etf_put_binary, tm_etf_put_tuple, tm_pid, tm_ref,
 )
 from tumen._tumen cimport *
 
+import asyncio
 import atexit
 import collections
+import contextvars
 import logging
 import os
 import time
@@ -63,6 +65,8 @@ cdef extern from "Python.h":
         iternextfunc tp_iternext
         PyAsyncMethods *tp_as_async
 
+    int PyContext_Enter(object context) except -1
+    int PyContext_Exit(object context) except -1
     void PyErr_SetObject(object kind, object value)
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
     bint PyMemoryView_Check(object obj)
@@ -76,8 +80,10 @@ include "pyx/core/convert.pxi"
 include "pyx/core/errors.pxi"
 include "pyx/core/engine.pxi"
 include "pyx/core/node.pxi"
+include "pyx/core/waiter.pxi"
 include "pyx/core/process.pxi"
 include "pyx/core/calls.pxi"
 include "pyx/core/apart.pxi"
 include "pyx/core/local.pxi"
 include "pyx/core/loop_node.pxi"
+include "pyx/core/loop_driver.pxi"

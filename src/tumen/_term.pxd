@@ -209,8 +209,13 @@ cdef class Reference:
 cdef object term_build(const uint8_t *ptr, size_t len, int options)
 
 # The same on a thread that others need not wait for: the GIL is given away while a large binary is
-# copied, and every millisecond else. InterruptedError soon after *cancelled was set.
-cdef object term_build_apart(const uint8_t *ptr, const int *cancelled)
+# copied, and every millisecond else. InterruptedError soon after *cancelled was set. memory: as for
+# term_build_views, or None.
+cdef object term_build_apart(const uint8_t *ptr, const int *cancelled, object memory)
+
+# The same, binaries of TM_VIEW_BYTES_MIN and more being views of the bytes at ptr, which stay there
+# as long as the object `memory` lives.
+cdef object term_build_views(const uint8_t *ptr, object memory)
 
 # Appends the term, without version byte. On an exception buf is as it was. EncodeError,
 # LimitExceeded (buf.max), MemoryError, or what a Mapping or an __index__ of the caller's raised.

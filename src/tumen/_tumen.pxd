@@ -314,5 +314,7 @@ cdef extern from "csrc/tumen.h" nogil:
     tumen_batch *tumen_node_take(tumen_node *node) noexcept
     const tumen_event *tumen_batch_next(tumen_batch *batch) noexcept
     tumen_batch *tumen_batch_keep(tumen_batch *batch) noexcept
+    void *tumen_batch_detach(tumen_batch *batch) noexcept
+    void tumen_memory_free(void *memory) noexcept
     void tumen_batch_free(tumen_batch *batch) noexcept
     int tumen_node_blame(tumen_node *node, uint64_t connection, const char *text) noexcept

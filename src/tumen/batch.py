@@ -124,6 +124,7 @@ class BatchServer(GenServer):
     # -- calls
 
     def _begin_call(self, request: Any, caller: Caller) -> Any:
+        caller._token = self._token()
         return self._serve_calls(Call(request, caller))
 
     async def _serve_calls(self, first: Call) -> Any:
@@ -163,7 +164,7 @@ class BatchServer(GenServer):
             if left <= 0:
                 return
             mail = self._mail_future()
-            timer = self._home.loop.call_later(left, _settle, mail)
+            timer = self._home.loop.call_later(left, mail.resolve)
             try:
                 await mail
             finally:
@@ -184,11 +185,23 @@ class BatchServer(GenServer):
 
     def _take(self, place: int) -> Call:
         """Takes a call out of the mailbox."""
+        self._continue_trace(b"")
         message = self._remove(place)
         if self._tumen_debug is not None:
             self._tumen_debug.received(self, message)
         origin = message[1]
-        return Call(message[2], Caller(self, origin[0], origin[1], origin is self._passed_on))
+        caller = Caller(self, origin[0], origin[1], origin is self._passed_on)
+        caller._token = self._token()
+        return Call(message[2], caller)
+
+    def _token(self) -> bytes:
+        """The trace token that the message taken last came with; empty: none."""
+        return b"" if self.seq_trace_token is None else self._home.core.trace_token(self._key)
+
+    def _continue_trace(self, token: bytes) -> None:
+        """What is sent from here on carries this trace token; empty: none."""
+        if token or self.seq_trace_token is not None:
+            self._trace(token)
 
     def _wanted(self, call: Call) -> bool:
         """Whether somebody waits for the reply."""
@@ -281,6 +294,7 @@ class BatchServer(GenServer):
             if isinstance(value, BaseException):
                 _log.info("%r: the request of %r failed", self, caller, exc_info=value)
                 value = (_ERROR, error_reason(value))
+            self._continue_trace(caller._token)
             try:
                 try:
                     caller.reply(value)
@@ -292,6 +306,7 @@ class BatchServer(GenServer):
                 waiting.append((caller, value))
         # Last: nobody waits for the room that these may have to wait for.
         for caller, value in waiting:
+            self._continue_trace(caller._token)
             await self._reply(caller, value)
         return stop
 
@@ -327,8 +342,3 @@ def _results(calls: list[Call], result: Any) -> list[Any]:
     if len(results) != len(calls):
         raise ValueError(f"handle_calls has {len(results)} replies for {len(calls)} calls")
     return results
-
-
-def _settle(mail: asyncio.Future[None]) -> None:
-    if not mail.done():
-        mail.set_result(None)

@@ -125,7 +125,7 @@ async def _outcome(pending: PendingCall, timeout: float | None) -> int:
     try:
         if timeout is not None:
             pending.expire_after(timeout)
-        await pending.future
+        await pending
         return pending.outcome
     finally:
         pending.close()
@@ -145,7 +145,7 @@ async def call(
     try:
         if left is not None:
             pending.expire_after(left)
-        await pending.future
+        await pending
     finally:
         pending.close()
     if pending.outcome == OUTCOME_REPLIED:
@@ -208,7 +208,7 @@ async def rpc(
         try:
             if left is not None:
                 pending.expire_after(left)
-            await pending.future
+            await pending
         finally:
             pending.close()
         outcome = pending.outcome

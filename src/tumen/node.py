@@ -50,7 +50,7 @@ class Monitor:
     @property
     def done(self) -> bool:
         """Whether it has fired, or was ended."""
-        return self._pending.future.done()
+        return self._pending.done()
 
     def demonitor(self) -> None:
         """Ends it: it will not fire, and who awaits it gets a `TumenError`. Idempotent."""
@@ -61,7 +61,7 @@ class Monitor:
 
     async def _reason(self) -> Any:
         # Several may wait, and one that is cancelled must not end it for the others.
-        await asyncio.shield(self._pending.future)
+        await asyncio.shield(self._pending)
         if self._pending.outcome == OUTCOME_DOWN:
             return self._pending.value
         raise TumenError("the monitor was ended before it fired", peer=self._pending.peer)

@@ -72,13 +72,19 @@ class Process(CoreProcess, Outgoing):
         place = self._find(match)
         if place >= 0:
             return self._remove(place)
+        if timeout is None:
+            return self._remove(await self._arrival(match))
         async with asyncio.timeout(timeout):
-            while True:
-                seen = self._waiting()
-                await self._mail_future()
-                place = self._find(match, seen)
-                if place >= 0:
-                    return self._remove(place)
+            return self._remove(await self._arrival(match))
+
+    async def _arrival(self, match: Callable[[Any], object] | None) -> int:
+        """The place of the next message that `match` accepts, none of which is there yet."""
+        place = -1
+        while place < 0:
+            seen = self._waiting()
+            await self._mail_future()
+            place = self._find(match, seen)
+        return place
 
     # -- more signals
 

@@ -28,12 +28,12 @@ from ._core import (
     CoreEvent,
     CoreProcess,
     Engine,
+    LoopDriver,
     LoopNode,
     error_for,
     error_text,
 )
 from ._term import Atom
-from .driver import LoopDriver
 from .errors import NameClash, TumenError
 from .options import (
     CORE_LIMITS,
@@ -168,7 +168,7 @@ class Running:
         for name, number in CORE_LIMITS.items():
             self.core.set_limit(number, getattr(self.limits, name))
         if self.options.driver == "loop":
-            self._driver = LoopDriver(self._engine, self.loop, self.core.drain)
+            self._driver = LoopDriver(self.core)
         self.loop.add_reader(self.core.event_fd(), self.core.drain)
         self.core.drain()
         if self.options.is_dynamic:

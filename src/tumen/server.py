@@ -78,9 +78,12 @@ class Caller:
         "_process",
         "_tag",
         "_times_up",
+        "_token",
         "pid",
         "replied",
     )
+    # The trace token of the request, in a batch.
+    _token: bytes
 
     def __init__(self, process: Process, pid: Pid, tag: Any, passed_on: bool = False) -> None:
         self.pid = pid

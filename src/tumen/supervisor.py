@@ -591,16 +591,17 @@ class Supervisor(GenServer):
         kill = spec.shutdown == "brutal_kill"
         seconds = None if isinstance(spec.shutdown, str) else spec.shutdown
         ended = self._home.core.monitor_begin(self, process.pid)
+        future = asyncio.ensure_future(ended)
         try:
             if kill:
                 self.exit(process.pid, _KILL)
             else:
                 self._tell_to_end(process)
-                done, _ = await asyncio.wait({ended.future}, timeout=seconds)
+                done, _ = await asyncio.wait({future}, timeout=seconds)
                 if not done:
                     _log.error("%r: child %r did not end in time", self, spec.id)
                     self.exit(process.pid, _KILL)
-            await asyncio.wait({ended.future})
+            await asyncio.wait({future})
             reason = ended.value if ended.outcome == OUTCOME_DOWN else NOPROC
         finally:
             ended.close()

@@ -5,7 +5,8 @@
 Answers on standard output, a line of JSON each: what it is, once it is up; then for each line of
 standard input
 
-    hold SECONDS     ["held", times of begin and end]: the interpreter is away for so long
+    hold SECONDS     ["held", times of begin and end]: the interpreter is away for so long, and
+                     until the next byte of standard input
     count N          ["counted", {sender: [how many, in order]}, lost connections], when `sink` has
                      so many messages {Sender, Number}
 """
@@ -15,12 +16,17 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import json
+import select
+import struct
 import sys
 import time
 from typing import Any
 
 import tumen
 from tumen import Limits, events
+
+# Should nobody ever say that it is enough.
+HOLD_MS_MAX = 60_000
 
 
 def say(*what: Any) -> None:
@@ -64,11 +70,16 @@ async def lines() -> Any:
         yield line.decode().split()
 
 
-def hold(seconds: int) -> tuple[float, float]:
-    """Sleeps with the interpreter's lock held: no other thread of it runs."""
+def hold(seconds: int, until: int | None = None) -> tuple[float, float]:
+    """Sleeps with the interpreter's lock held: no other thread of it runs. Afterwards it waits in
+    the same way until that descriptor has something to be read."""
     begin = time.time()
     # PyDLL does not let go of the lock for the call.
-    ctypes.PyDLL(None).sleep(seconds)
+    libc = ctypes.PyDLL(None)
+    libc.sleep(seconds)
+    if until is not None:
+        entry = ctypes.create_string_buffer(struct.pack("=ihh", until, select.POLLIN, 0))
+        libc.poll(entry, 1, HOLD_MS_MAX)
     return begin, time.time()
 
 
@@ -94,7 +105,7 @@ async def main(name: str, cookie: str, epmd_port: str, driver: str, tick_time_ms
         async for command, argument in lines():
             if command == "hold":
                 say("holding")
-                say("held", *hold(int(argument)))
+                say("held", *hold(int(argument), sys.stdin.fileno()))
             elif command == "count":
                 await sink.wait(int(argument))
                 say("counted", sink.next, sink.in_order, lost)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 import peers
+import tumen
+from nodes import make_node
 
 # So many fresh nodes start ahead of their tests, for so many of the tests that come next: a start
 # takes most of a second, and the tests leave a core to it.
@@ -43,6 +46,19 @@ def epmd() -> Iterator[peers.Epmd]:
         patch.setenv("ERL_EPMD_PORT", str(epmd.port))
         patch.setenv("ERL_EPMD_ADDRESS", "127.0.0.1")
         yield epmd
+
+
+@pytest.fixture
+def app() -> tumen.App | None:
+    """What `node` offers: to be overridden in a file that needs something."""
+    return None
+
+
+@pytest_asyncio.fixture
+async def node(backend: str, epmd: peers.Epmd, app: tumen.App | None) -> AsyncIterator[tumen.Node]:
+    """A node that BEAMs find, on each backend."""
+    async with make_node(app=app, cookie=peers.COOKIE, epmd="auto") as node:
+        yield node
 
 
 @pytest.fixture(params=["otp25", "otp28"])

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 import peers
 import tumen
 from idle import idle_process
-from nodes import make_node
 from tumen import Atom
 
 pytestmark = pytest.mark.asyncio
 
 DOWN, PROCESS = Atom("DOWN"), Atom("process")
-
-
-@pytest_asyncio.fixture
-async def node(backend: str, epmd: peers.Epmd) -> AsyncIterator[tumen.Node]:
-    async with make_node(cookie=peers.COOKIE, epmd="auto") as node:
-        yield node
 
 
 async def send_from_beam(beam: peers.Beam, alias: Any, *messages: Any) -> None:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 import peers
 import tumen
 from cli_runner import COOKIE, ROOT, serving
-from nodes import make_node, until
+from nodes import until
 from tumen import Atom, Call
 
 pytestmark = pytest.mark.asyncio
@@ -65,12 +63,6 @@ class Model(tumen.BatchServer):
         self.seen.append(request)
 
 
-@pytest_asyncio.fixture
-async def node(backend: str, epmd: peers.Epmd) -> AsyncIterator[tumen.Node]:
-    async with make_node(cookie=peers.COOKIE, epmd="auto", listen_host="127.0.0.1") as node:
-        yield node
-
-
 async def start(node: tumen.Node, kind: type[Model] = Model) -> tuple[Any, Any]:
     """A server named `model`; the object, and what a BEAM calls it."""
     pid = await node.start_server(kind, name="model")
@@ -93,6 +85,26 @@ async def test_64_callers_are_served_by_one_invocation_each_with_its_own_reply(
     # Full: it has not waited for its time.
     assert time.monotonic() - begin < NEVER / 2
     assert [sorted(batch) for batch in server.seen] == [list(range(CALLERS))]
+
+
+async def test_each_reply_of_a_batch_carries_the_trace_token_of_its_own_request(
+    node: tumen.Node, shared_beam: peers.Beam
+) -> None:
+    """Callers with a trace of their own, and without one, in one batch."""
+    server, dest = await start(node)
+    source = (
+        "S = self(), Call = fun(I, L) -> L rem 3 =/= 0 andalso seq_trace:set_token(label, L), "
+        "gen_server:call(D, {I, ok}, 20000), T = seq_trace:get_token(label), "
+        "seq_trace:set_token([]), S ! {I, T} end, "
+        "[spawn(fun() -> Call(I, L) end) || {I, L} <- Labels], "
+        "[receive {I, T} -> T end || {I, _} <- Labels]"
+    )
+    for count in (1, CALLERS):
+        server.max_batch = count
+        labels = list(range(1, count + 1))
+        found = await shared_beam.eval(source, D=dest, Labels=list(enumerate(labels)))
+        assert found == [(Atom("label"), n) if n % 3 else [] for n in labels]
+    assert [len(batch) for batch in server.seen] == [1, CALLERS]
 
 
 async def test_calls_that_come_during_an_invocation_share_the_next_one(

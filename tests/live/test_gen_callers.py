@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 import peers
 import tumen
@@ -35,13 +33,12 @@ class Events(tumen.GenEvent):
         self.events.append((Atom("info"), message))
 
 
-@pytest_asyncio.fixture
-async def node(backend: str, epmd: peers.Epmd) -> AsyncIterator[tumen.Node]:
+@pytest.fixture
+def app() -> tumen.App:
     app = tumen.App()
     app.server("counter", 10)(Counter)
     app.server("events")(Events)
-    async with make_node(app=app, cookie=peers.COOKIE, epmd="auto") as node:
-        yield node
+    return app
 
 
 def named(node: tumen.Node) -> Any:

@@ -16,7 +16,7 @@ import pytest_asyncio
 import peers
 import tumen
 from nodes import address, make_node, next_event, settles, until
-from tumen import Atom
+from tumen import Atom, Export
 
 pytestmark = pytest.mark.asyncio
 
@@ -367,19 +367,25 @@ async def test_a_lost_connection_leaves_no_overlapping_partitions(
     await visible.connect(a.name)
     await settled(a, b, [visible])
     events = visible.events()
+    # It is remembered: they may find together again before anybody has looked.
+    downs = await b.eval(
+        "S = self(), F = fun F(L) -> receive {nodedown, N} -> F([N | L]);"
+        " {ask, A} -> A ! {downs, L}, F(L); _ -> F(L) end end,"
+        " P = spawn(fun() -> ok = net_kernel:monitor_nodes(true), S ! ready, F([]) end),"
+        " receive ready -> P end"
+    )
     assert await visible.disconnect(a.name)
     assert (await next_event(events, tumen.events.NodeDown)).node == a.name
-
-    async def apart() -> Any:
-        """The one in between has parted from one of the two, and both know it."""
-        of_a, of_b = await a.eval("nodes()"), await b.eval("nodes()")
-        with_b = [Atom(b.name) in of_a, b.name in visible.nodes()]
-        return len(of_b) < 2 and sum(with_b) == len(of_b) and Atom(visible.name) not in of_a
-
-    await settles("they have parted", apart, bool, timeout=20)
+    parted = await settles(
+        "the one in between has parted from one of the two",
+        lambda: b.eval("P ! {ask, self()}, receive {downs, L} -> L end", P=downs),
+        bool,
+        timeout=MEETING_S,
+    )
+    assert set(parted) <= {Atom(a.name), Atom(visible.name)}
     # Each partition works on by itself, and they find together again.
     mine = visible.spawn(idle)
-    assert await visible.global_names.register(Atom("alone"), mine)
+    assert await visible.global_names.register(Atom("alone"), mine, timeout=MEETING_S)
     await healed(a, b, visible)
     await settled(a, b, [visible])
     assert await whereis(a, Atom("alone")) == mine
@@ -559,3 +565,76 @@ async def test_nodes_meet_although_our_name_server_is_killed_meanwhile(
     await until(lambda: visible.whereis("global_name_server") not in (None, first))
     await synced(beam, visible)
     assert await whereis(beam, name) == mine
+
+
+async def test_names_that_change_while_our_name_server_is_away_are_known_when_it_is_back(
+    visible: tumen.Node, beam: peers.Beam, name: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await synced(beam, visible)
+    mine = visible.spawn(idle)
+    assert await visible.global_names.register((0, name), mine)
+    for number in (1, 2, 3):
+        await beam.eval(
+            "yes = global:register_name({I, N}, P)", I=number, N=name, P=await pid_of(beam)
+        )
+    kept = server_of(visible)._kept
+    with monkeypatch.context() as patch:
+        patch.setattr(kept, "_start_again", lambda: None)
+        visible.exit(kept.process.pid, Atom("kill"))
+        await until(lambda: visible.whereis("global_name_server") is None)
+        moved, new = await pid_of(beam), await pid_of(beam)
+        await beam.eval("global:unregister_name({1, N})", N=name)
+        await beam.eval("yes = global:re_register_name({2, N}, P)", N=name, P=moved)
+        await beam.eval(
+            "yes = global:register_name({4, N}, P, fun global:random_notify_name/3)", N=name, P=new
+        )
+    known = {number: await visible.global_names.whereis((number, name)) for number in range(5)}
+    assert known[1] is not None
+    assert known[4] is None
+    kept._start_again()
+    want = {**known, 1: None, 2: moved, 4: new}
+
+    async def found() -> dict[int, Any]:
+        return {number: await visible.global_names.whereis((number, name)) for number in range(5)}
+
+    await settles("they are known", found, lambda names: names == want)
+    (last,) = [one for one in server_of(visible).names.all() if one.term == (4, name)]
+    assert last.method == Export("global", "random_notify_name", 3)
+    # The lock was given back.
+    assert await visible.global_names.register((5, name), visible.spawn(idle))
+    assert await whereis(beam, (0, name)) == mine
+
+
+async def test_a_python_node_tells_its_names_to_one_whose_name_server_was_away(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with make_node("a", visible=True) as a, make_node("b", visible=True) as b:
+        await b.connect(a.name, address(a))
+        await asyncio.gather(a.global_names.sync(), b.global_names.sync())
+        assert await a.global_names.register(Atom("kept"), a.spawn(idle))
+        assert await b.global_names.register(Atom("gone"), b.spawn(idle))
+        kept = server_of(a)._kept
+        with monkeypatch.context() as patch:
+            patch.setattr(kept, "_start_again", lambda: None)
+            a.exit(kept.process.pid, Atom("kill"))
+            await until(lambda: a.whereis("global_name_server") is None)
+            await b.global_names.unregister(Atom("gone"))
+            assert await b.global_names.register(Atom("new"), b.spawn(idle))
+        kept._start_again()
+        await settles(
+            "they are known",
+            a.global_names.registered_names,
+            lambda names: set(names) == {Atom("kept"), Atom("new")},
+        )
+        # Nothing else is told.
+        with pytest.raises(tumen.RemoteError):
+            await a.rpc(b.name, "ets", "tab2list", [Atom("other")])
+
+
+async def pid_of(beam: peers.Beam) -> Any:
+    """A process that lives on."""
+    return await beam.eval(FOREVER)
+
+
+def server_of(node: tumen.Node) -> Any:
+    return node._running.services.global_names.server

@@ -4,16 +4,14 @@ on, and what of that we keep to ourselves."""
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
-import pytest_asyncio
 
 import peers
 import tumen
 from faults.evil import Evil, atom, pid, reference, reg_send, tuple_of
 from idle import idle_process
-from nodes import make_node
 from tumen import Atom, Pid, Reference
 
 DOWN, EXIT, PROCESS, NOPROC = Atom("DOWN"), Atom("EXIT"), Atom("process"), Atom("noproc")
@@ -79,12 +77,6 @@ def test_beam_closes_on_identifiers_of_its_own_that_it_cannot_have_made(
         other = term.replace(struct.pack(">I", creation), struct.pack(">I", creation ^ 1))
         assert other != term
         assert taken(beam, address, other), other
-
-
-@pytest_asyncio.fixture
-async def node(backend: str, epmd: peers.Epmd) -> AsyncIterator[tumen.Node]:
-    async with make_node(cookie=peers.COOKIE, epmd="auto") as node:
-        yield node
 
 
 @pytest.mark.asyncio

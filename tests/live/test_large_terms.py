@@ -139,3 +139,23 @@ async def test_large_replies_and_results_come_to_who_asked(
         "erpc:call(N, large, size, [binary:copy(<<1>>, L)])", N=Atom(node.name), L=LARGE
     )
     assert size == LARGE
+
+
+async def test_large_binary_comes_as_a_view_of_what_was_received(
+    node: tumen.Node, shared_beam: peers.Beam
+) -> None:
+    proc = await idle_process(node)
+    proc.binary_views = True
+    await shared_beam.eval(
+        "P ! {large, binary:copy(<<7>>, L)}, P ! {large, binary:copy(<<8>>, 100000)}",
+        P=proc.pid,
+        L=LARGE,
+    )
+    for size, byte in ((LARGE, 7), (100_000, 8)):
+        tag, view = await proc.receive(timeout=10)
+        assert (tag, type(view), len(view), set(view)) == (Atom("large"), memoryview, size, {byte})
+    # And back.
+    answer = await proc.rpc(shared_beam.name, "erlang", "byte_size", [view])
+    assert answer == 100_000
+    answer = await proc.rpc(shared_beam.name, "binary", "copy", [b"ab", 500_000])
+    assert (type(answer), answer) == (memoryview, b"ab" * 500_000)

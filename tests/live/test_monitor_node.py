@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
-import pytest_asyncio
 
 import peers
 import tumen
@@ -17,12 +16,6 @@ from tumen import Atom, events
 pytestmark = pytest.mark.asyncio
 
 NODEDOWN, NODEUP = Atom("nodedown"), Atom("nodeup")
-
-
-@pytest_asyncio.fixture
-async def node(backend: str, epmd: peers.Epmd) -> AsyncIterator[tumen.Node]:
-    async with make_node(cookie=peers.COOKIE, epmd="auto") as node:
-        yield node
 
 
 @pytest.mark.sanitizer

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 import peers
 import tumen
@@ -19,12 +17,6 @@ pytestmark = pytest.mark.asyncio
 FOREVER = "spawn(fun() -> receive after infinity -> ok end end)"
 # Returns when P is dead.
 KILL = "R = monitor(process, P), exit(P, kill), receive {'DOWN', R, _, _, killed} -> ok end"
-
-
-@pytest_asyncio.fixture
-async def node(backend: str, epmd: peers.Epmd) -> AsyncIterator[tumen.Node]:
-    async with make_node(cookie=peers.COOKIE, epmd="auto") as node:
-        yield node
 
 
 class Mailbox:

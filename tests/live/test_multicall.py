@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 import peers
 import tumen
@@ -19,12 +18,11 @@ pytestmark = pytest.mark.asyncio
 NOBODY = "nobody@127.0.0.1"
 
 
-@pytest_asyncio.fixture
-async def node(backend: str, epmd: peers.Epmd) -> AsyncIterator[tumen.Node]:
+@pytest.fixture
+def app() -> tumen.App:
     app = tumen.App()
     app.expose("lists", "seq")(lambda first, last: list(range(first, last + 1)))
-    async with make_node(app=app, cookie=peers.COOKIE, epmd="auto") as node:
-        yield node
+    return app
 
 
 async def test_multicall_has_a_result_for_each_node(

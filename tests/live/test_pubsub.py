@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 import peers
 import tumen
@@ -53,12 +51,6 @@ _names = itertools.count(1)
 def name() -> str:
     """A PubSub that no other test uses."""
     return f"Elixir.App{next(_names)}.PubSub"
-
-
-@pytest_asyncio.fixture
-async def node(backend: str, epmd: peers.Epmd) -> AsyncIterator[tumen.Node]:
-    async with make_node(cookie=peers.COOKIE, epmd="auto") as node:
-        yield node
 
 
 async def worker(beam: peers.Beam, group: str) -> Pid:

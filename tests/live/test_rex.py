@@ -218,30 +218,33 @@ async def test_block_calls_run_one_after_the_other(
 ) -> None:
     """Others run meanwhile, and a block call whose caller has given up never starts."""
     running, most, done = 0, 0, []
+    opened = asyncio.Event()
 
     async def work(number: int) -> int:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0.05)  # longer than the third caller waits
+        await opened.wait()
+        await asyncio.sleep(0)
         running -= 1
         done.append(number)
         return number
 
     node.expose("m", "work", work)
+    node.expose("m", "open", opened.set, inline=True)
     result = await shared_beam.eval(
-        "S = self(), Run = fun(I, T) -> spawn(fun() -> "
-        "S ! {I, rpc:block_call(N, m, work, [I], T)} end) end, "
-        # Ten milliseconds make the order in which they arrive.
-        "[begin Run(I, T), timer:sleep(10) end "
-        "|| {I, T} <- [{1, 5000}, {2, 5000}, {3, 20}, {4, 5000}]], "
-        "Other = rpc:call(N, lists, seq, [1, 2]), "
-        "{Other, [receive {I, R} -> R end || I <- [1, 2, 3, 4]]}",
+        # What rpc:block_call does, but for the wait: so they arrive in this order.
+        "Ask = fun(I) -> gen_server:send_request({rex, N}, "
+        "{block_call, m, work, [I], group_leader()}) end, "
+        "Get = fun(R) -> {reply, A} = gen_server:wait_response(R, infinity), A end, "
+        "One = Ask(1), Two = Ask(2), Late = rpc:block_call(N, m, work, [3], 20), Four = Ask(4), "
+        "Other = rpc:call(N, lists, seq, [1, 2]), rpc:call(N, m, open, []), "
+        "{Other, [Get(One), Get(Two), Late, Get(Four), rpc:block_call(N, m, work, [5])]}",
         N=Atom(node.name),
     )
-    assert result == ([1, 2], [1, 2, (Atom("badrpc"), Atom("timeout")), 4])
+    assert result == ([1, 2], [1, 2, (Atom("badrpc"), Atom("timeout")), 4, 5])
     assert most == 1
-    assert done == [1, 2, 4]
+    assert done == [1, 2, 4, 5]
 
 
 async def test_cast_runs_the_function(node: tumen.Node, shared_beam: peers.Beam) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 import peers
 import tumen
 from idle import idle_process
-from nodes import make_node, until
+from nodes import until
 from tumen import Atom
 
 pytestmark = pytest.mark.asyncio
@@ -24,12 +22,6 @@ TRACED = (
 )
 # The next message, and the token that it brought.
 GET = "Get = fun() -> receive M -> {M, seq_trace:get_token()} after 5000 -> timeout end end, "
-
-
-@pytest_asyncio.fixture
-async def node(backend: str, epmd: peers.Epmd) -> AsyncIterator[tumen.Node]:
-    async with make_node(cookie=peers.COOKIE, epmd="auto") as node:
-        yield node
 
 
 @pytest.mark.sanitizer

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 import peers
 import tumen
-from nodes import Counter, make_node
+from nodes import Counter
 from tumen import Atom
 
 pytestmark = pytest.mark.asyncio
@@ -24,13 +22,12 @@ class Other(Counter):
         return (Atom("state"), self.n)
 
 
-@pytest_asyncio.fixture
-async def node(backend: str, epmd: peers.Epmd) -> AsyncIterator[tumen.Node]:
+@pytest.fixture
+def app() -> tumen.App:
     app = tumen.App()
     app.server("counter", 10)(Counter)
     app.server("other", 10)(Other)
-    async with make_node(app=app, cookie=peers.COOKIE, epmd="auto") as node:
-        yield node
+    return app
 
 
 def named(node: tumen.Node, name: str = "counter") -> Any:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from .._term import Atom, Export, Pid
 from ..calls import pid_of
-from ..errors import CallTimeout, NoConnection, NoProc, RemoteError
-from .global_server import GlobalServer, resolve
+from ..errors import CallTimeout, Exit, NoConnection, NoProc, RemoteError
+from .global_server import NAMES_TABLE, GlobalServer, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -57,12 +57,20 @@ class GlobalService:
             lambda method, name, one, other: resolve(home, method, name, one, other) or _NONE,
             inline=True,
         )
+        # What a node asks us whose name server was away for a moment.
+        home.node.expose("ets", "tab2list", self._table, inline=True)
         if self.server is not None:
             self.server.close()
         self.server = GlobalServer(home)
         for node in self._visible:
             self.server.node_up(node)
         self.server.start()
+
+    def _table(self, table: Any) -> list[Any]:
+        """The names, as a BEAM has them in a table."""
+        if table != NAMES_TABLE or self.server is None:
+            raise Exit(Atom("badarg"))
+        return [(name.term, name.pid, name.method) for name in self.server.names.all()]
 
     def leave(self) -> None:
         """The node is about to stop."""

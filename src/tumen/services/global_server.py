@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -20,7 +21,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .._term import Atom, Export, Pid, Reference
 from ..calls import call, key_of, send_wait
-from ..errors import Busy, CallTimeout, Exit, NoConnection, RemoteError, TumenError
+from ..errors import (
+    Busy,
+    CallTimeout,
+    Exit,
+    NoConnection,
+    ProcessExited,
+    RemoteError,
+    TumenError,
+)
 from ..server import Caller, NoReply
 from .base import handle_mail
 from .global_locker import Cancel, Him, Locker, LockSet, give_back
@@ -29,16 +38,18 @@ from .kept import Kept
 from .pg_view import group_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from ..process import Process
     from ..running import Running
 
-__all__ = ["SERVER", "GlobalServer", "resolve"]
+__all__ = ["NAMES_TABLE", "SERVER", "GlobalServer", "resolve"]
 
 _log = logging.getLogger("tumen")
 
 SERVER: Final = Atom("global_name_server")
+# Where a BEAM keeps its names, each with process and method, and what comes behind.
+NAMES_TABLE: Final = Atom("global_names")
 
 _GEN_CAST: Final = Atom("$gen_cast")
 _UNDEFINED: Final = Atom("undefined")
@@ -59,6 +70,8 @@ _VERSION_TAGS: Final = 8
 _LOST_COUNT_MAX: Final = 4096
 # Connecting to a node that another one knows must not take longer, seconds.
 _CONNECT_S: Final = 7.0
+# The names of another node are waited for so long, seconds.
+_NAMES_S: Final = 10.0
 # An answer to del_lock is waited for so long, seconds.
 _UNLOCK_S: Final = 1.0
 # It is tried so often: where two dial each other at once, an attempt may fail. That it did in the
@@ -204,6 +217,8 @@ class GlobalServer:
         self.locks.watch_again()
         for node in list(self._meetings):
             self._meet_again(node)
+        if self.synced:
+            self._home.background(self._catch_up())
 
     @property
     def process(self) -> Process:
@@ -685,18 +700,49 @@ class GlobalServer:
         """Runs `work` while we have the lock of all known nodes; it gives the request that all of
         them get, or None for none. Whether there was one."""
         registrar = self._registrar
+        async with self._all_locked(registrar) as nodes:
+            request = work()
+            if request is not None:
+                await self._ask(registrar, nodes, request)
+            return request is not None
+
+    @contextlib.asynccontextmanager
+    async def _all_locked(self, registrar: Process) -> AsyncIterator[list[str]]:
+        """The lock of all known nodes; which they are."""
         unlock = functools.partial(self.unlock_as, registrar)
         async with self._changing:
             try:
-                nodes = await self._lock_known(registrar)
-                request = work()
-                if request is not None:
-                    await self._ask(registrar, nodes, request)
-                return request is not None
+                yield await self._lock_known(registrar)
             finally:
                 # Where it has ended, its locks have gone with it.
                 if registrar.alive:
                     await give_back(unlock, registrar.pid, [self.own, *self.known])
+
+    async def _catch_up(self) -> None:
+        """Takes over what has changed while there was no server: the names of a node that we are in
+        sync with, while nobody can change any."""
+        with contextlib.suppress(ProcessExited):
+            async with self._all_locked(self._registrar) as nodes:
+                for node in nodes:
+                    if node in self.synced and (names := await self._names_of(node)) is not None:
+                        self.names.become(names)
+                        return
+
+    async def _names_of(self, node: str) -> list[tuple[Any, Pid, Any]] | None:
+        """Its names, each with process and method; None when it does not tell."""
+        try:
+            rows = await self._home.own_process.rpc(
+                node, "ets", "tab2list", [NAMES_TABLE], _NAMES_S
+            )
+        except TumenError as error:
+            _log.debug("global: %s does not tell its names: %s", node, error)
+            return None
+        names = []
+        for row in rows if isinstance(rows, list) else ():
+            match row:
+                case (name, Pid() as pid, method, *_):
+                    names.append((name, pid, method))
+        return names
 
     async def _lock_known(self, registrar: Process) -> list[str]:
         """Returns with the lock of all known nodes; which they are."""

@@ -9,7 +9,7 @@ from .._term import Atom, Pid, Reference
 from .pg_view import group_key as key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Iterable
 
 __all__ = ["GLOBAL", "Lock", "Locks", "Name", "Names"]
 
@@ -69,6 +69,17 @@ class Names:
             ref = self._watch(name.pid)
             self._names[key] = dataclasses.replace(name, ref=ref)
             self._keys[ref] = key
+
+    def become(self, names: Iterable[tuple[Any, Pid, Any]]) -> None:
+        """From now on these are the names, each with process and method."""
+        wanted = {key_of(name): (name, pid, method) for name, pid, method in names}
+        for name in self.all():
+            if key_of(name.term) not in wanted:
+                self.remove(name.term)
+        for key, (term, pid, method) in wanted.items():
+            found = self._names.get(key)
+            if found is None or found.pid != pid:
+                self.add(term, pid, method)
 
     def all(self) -> list[Name]:
         return list(self._names.values())

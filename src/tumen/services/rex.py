@@ -147,7 +147,7 @@ class Rex(ServiceServer):
             return _failed(_SYSTEM_LIMIT)
         try:
             home.workers.request(key, caller, "erpc", "execute_call", [result, *what])
-            await pending.future
+            await pending
         except asyncio.CancelledError:
             home.workers.abandoned(key)
             raise

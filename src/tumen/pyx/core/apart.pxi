@@ -11,6 +11,27 @@ cdef enum KeptState:
     KEPT_HERE      # there is no thread for it: its term is built on the loop
 
 
+# Of a term whose large binaries are views: freed with the last of them.
+@cython.final
+@cython.no_gc
+cdef class _Memory:
+    cdef void *start
+
+    def __dealloc__(self):
+        tumen_memory_free(self.start)
+
+
+# The memory of the event that the batch gave last, or None.
+cdef _Memory memory_of(tumen_batch *batch):
+    cdef void *start = tumen_batch_detach(batch)
+    cdef _Memory memory
+    if start == NULL:
+        return None
+    memory = _Memory.__new__(_Memory)
+    memory.start = start
+    return memory
+
+
 # Without tp_clear: what is kept goes back to the node, which therefore has to be there until then.
 @cython.final
 @cython.no_gc_clear
@@ -24,6 +45,7 @@ cdef class _Kept:
     cdef KeptState state
     cdef object term
     cdef object error                  # what building the term has raised
+    cdef object memory                 # _Memory of its term, if that becomes views; or None
     cdef int cancelled                 # nobody wants the term any more; the thread reads it
 
     def __dealloc__(self):
@@ -59,7 +81,7 @@ cdef class _Kept:
         else:
             core.working += 1
             try:
-                self.term = term_build_apart(self.event.term.ptr, &self.cancelled)
+                self.term = term_build_apart(self.event.term.ptr, &self.cancelled, self.memory)
             except BaseException as error:
                 self.error = error
             finally:

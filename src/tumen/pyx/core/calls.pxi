@@ -18,18 +18,16 @@ OUTCOME_SPAWNED = SPAWNED
 
 
 @cython.final
-cdef class PendingCall:
+cdef class PendingCall(Waiter):
     """A reply, a DOWN or a spawn's answer that is waited for, found by its reference.
 
-    `future` resolves to None once `outcome` and `value` (the reply or the reason) are set;
-    `close` must follow, also when the wait was cancelled.
+    It is done once `outcome` and `value` (the reply or the reason) are set; `close` must follow,
+    also when the wait was cancelled.
     """
 
-    cdef LoopNode core
     cdef CoreProcess owner
     cdef bytes ref_key
     cdef readonly Reference ref
-    cdef readonly object future
     cdef readonly object peer    # name of the node that is asked
     cdef readonly int outcome
     cdef readonly object value
@@ -48,9 +46,7 @@ cdef class PendingCall:
             self.outcome = outcome
             self.value = value
             self.owner.calls -= 1
-            if not self.future.done():
-                self.future.set_result(None)
-                self.core.woke = self.core.draining
+            self.resolve()
         return 0
 
     def expire_after(self, timeout):
@@ -91,6 +87,9 @@ cdef class PendingCall:
         if self.outcome == WAITING:
             self.forget()
             self.finish(ENDED, None)
+
+
+set_slots(PendingCall, waiter_send, waiter_next)
 
 
 @cython.final

@@ -10,7 +10,6 @@ cdef class LoopNode(CoreNode):
 
     cdef readonly object loop
     cdef object call_soon
-    cdef object create_future
     cdef object handler
     cdef unsigned long thread  # of the loop
     cdef dict processes        # key -> CoreProcess
@@ -34,14 +33,15 @@ cdef class LoopNode(CoreNode):
     cdef bint draining
     cdef bint again            # a drain goes on in the next turn
     cdef bint crowded          # a process that keeps up has as much decoded mail as it should
-    cdef bint woke             # this drain has woken a task
+    cdef list woken            # of Waiter: what this drain has resolved
+    cdef bint resuming         # the tasks that wait for those go on
+    cdef bint woke             # meanwhile a task was woken for the next turn of the loop
     cdef bint unflushed        # a flush is certain to come for what is queued
 
     def __cinit__(self, Engine engine not None, str name not None, str cookie not None, *, loop,
                   handler, **_):
         self.loop = loop
         self.call_soon = loop.call_soon
-        self.create_future = loop.create_future
         self.handler = handler
         self.thread = PyThread_get_thread_ident()
         self.processes = {}
@@ -57,6 +57,7 @@ cdef class LoopNode(CoreNode):
         self.lines = {}
         self.ready = collections.deque()
         self.keeping = set()
+        self.woken = []
 
     def __dealloc__(self):
         # The engine has freed the memory of a batch whose node is gone.
@@ -83,7 +84,7 @@ cdef class LoopNode(CoreNode):
         elif not self.unflushed:
             self.unflushed = True
             # A drain flushes at its end.
-            if not self.draining:
+            if not self.draining and not self.resuming:
                 self.call_soon(self.flush_turn)
         return 0
 
@@ -165,23 +166,24 @@ cdef class LoopNode(CoreNode):
     cdef bint passes_on(self, tumen_key sender, tuple message) except -1:
         """Whether it is a request of another process than the sender: it goes through the inbox,
         where such are told from others."""
-        cdef tumen_pid own
-        cdef Pid caller
+        cdef CoreProcess process
         origin = <object>PyTuple_GET_ITEM(message, 1)
         if not is_from(origin):
             return False
-        caller = <Pid>PyTuple_GET_ITEM(origin, 0)
-        if tumen_pid_of(self.get(), sender, &own) < 0:
-            return True
-        return (caller.id != own.id or caller.serial != own.serial
-                or caller.creation != own.creation or caller.node != self.own)
+        process = self.processes.get(sender)
+        return process is None or <object>PyTuple_GET_ITEM(origin, 0) != process.pid
 
     cdef int deliver_local(self, tumen_key key, object message, uint64_t nbytes,
                            bytes reply) except -1:
-        cdef CoreProcess process
+        cdef CoreProcess process = self.processes.get(key)
+        cdef PendingCall call
         if reply is not None:
-            return self.replied(self.calls.pop(reply, None), message, b"")
-        process = self.processes.get(key)
+            call = self.calls.pop(reply, None)
+            if call is not None and call.owner.views and nbytes >= TM_VIEW_BYTES_MIN:
+                message = decode(encode(message), views=True)
+            return self.replied(call, message, b"")
+        if process is not None and process.views and nbytes >= TM_VIEW_BYTES_MIN:
+            message = decode(encode(message), views=True)
         if process is None or (process.calls and self.plain_reply(process, message)):
             tumen_mail_taken(self.ptr, key, nbytes)
             return 0
@@ -246,7 +248,6 @@ cdef class LoopNode(CoreNode):
         call.ref_key = key
         call.peer = peer
         call.is_spawn = is_spawn
-        call.future = self.create_future()
         call.was_up = peer in self.up
         call.ups = self.ups.get(peer, 0)
         owner.calls += 1
@@ -390,8 +391,12 @@ cdef class LoopNode(CoreNode):
 
     cdef bint build_start(self, _Kept kept) except -1:
         """Gives a term to the thread; False when there is none and none can be made."""
+        cdef CoreProcess process
         if self.builder is None:
             self.builder = Pool(1, BUILD_COUNT_MAX, f"{self.own}-terms")
+        process = self.processes.get(kept.event.process)
+        if process is not None and process.views:
+            kept.memory = memory_of(kept.batch)
         # Before: the thread goes on from here.
         kept.state = KEPT_BUILDING
         if self.builder.submit(kept.build) is not None:
@@ -417,8 +422,7 @@ cdef class LoopNode(CoreNode):
         if not line.waiting:
             self.ready.popleft()
             self.lines.pop(line.key, None)
-        if kept.state == KEPT_BUILT:
-            self.handed = kept
+        self.handed = kept
         try:
             self.deliver(kept.event)
         except Exception as error:
@@ -478,13 +482,53 @@ cdef class LoopNode(CoreNode):
                 self.call_soon(self.drain_on)
         finally:
             self.draining = False
-            if self.unflushed:
-                self.flush_turn()
-            if self.woke:
-                # Behind the tasks that wake up now: what they send leaves in the turn they run in.
-                self.woke = False
-                self.unflushed = True
-                self.call_soon(self.flush_turn)
+            try:
+                if self.woken:
+                    self.resume()
+            finally:
+                if self.unflushed:
+                    self.flush_turn()
+                if self.woke:
+                    # Behind the tasks that wake up now: what they send leaves in their turn.
+                    self.woke = False
+                    self.unflushed = True
+                    self.call_soon(self.flush_turn)
+        return 0
+
+    cdef Waiter make_waiter(self):
+        cdef Waiter waiter = Waiter.__new__(Waiter)
+        waiter.core = self
+        return waiter
+
+    cdef int wake(self, Waiter waiter) except -1:
+        """What waits for it goes on: at the end of the drain, or in the next turn of the loop."""
+        if self.draining:
+            self.woken.append(waiter)
+            return 0
+        if self.resuming:
+            self.woke = True
+        return waiter.call_soon()
+
+    cdef int resume(self) except -1:
+        """Runs what the drain has woken: a turn of the loop less than by asyncio's own means.
+
+        What those wake in turn waits for the loop, so that others have theirs."""
+        cdef list woken = self.woken
+        cdef Py_ssize_t i = 0
+        self.woken = []
+        self.resuming = asyncio.current_task(self.loop) is None
+        try:
+            while self.resuming and i < PyList_GET_SIZE(woken):
+                i += 1
+                (<Waiter>PyList_GET_ITEM(woken, i - 1)).call_now()
+        finally:
+            # After a KeyboardInterrupt, or inside of a task that drains.
+            self.resuming = False
+            if i < PyList_GET_SIZE(woken):
+                self.woke = True
+            while i < PyList_GET_SIZE(woken):
+                i += 1
+                (<Waiter>PyList_GET_ITEM(woken, i - 1)).call_soon()
         return 0
 
     cdef bint drain_batches(self) except -1:
@@ -560,22 +604,32 @@ cdef class LoopNode(CoreNode):
             return self.on_node_lost(event)
         return self.on_node(event)
 
-    cdef object term_of(self, const tumen_event *event):
+    cdef object term_of(self, const tumen_event *event, CoreProcess process=None):
         """The term, or the atom `malformed`: then its connection is closed."""
         if event.term.len == 0:
             return None
         try:
-            return self.term_built(event)
+            return self.term_built(event, process)
         except InterruptedError:
             return None  # the process has ended meanwhile
         except (errors.DecodeError, errors.LimitExceeded) as error:
             self.undecodable(event, error)
             return ATOM_MALFORMED
 
-    cdef inline object term_built(self, const tumen_event *event):
-        if self.handed is not None:
+    cdef inline object term_built(self, const tumen_event *event, CoreProcess process=None):
+        """`process`: whose term it is."""
+        if self.handed is not None and self.handed.state == KEPT_BUILT:
             return self.handed.take()
+        if process is not None and process.views and event.term.len >= TM_VIEW_BYTES_MIN:
+            return self.views_built(event)
         return term_build(event.term.ptr, event.term.len, 0)
+
+    cdef object views_built(self, const tumen_event *event):
+        cdef _Memory memory
+        memory = memory_of(self.batch if self.handed is None else self.handed.batch)
+        if memory is None:
+            return term_build(event.term.ptr, event.term.len, TERM_VIEWS)
+        return term_build_views(event.term.ptr, memory)
 
     cdef int undecodable(self, const tumen_event *event, object error) except -1:
         cdef str node = text_of(event.from_.node)
@@ -597,7 +651,7 @@ cdef class LoopNode(CoreNode):
             tumen_mail_taken(self.ptr, event.process, event.wire_bytes)
             return 0
         try:
-            message = self.term_built(event)
+            message = self.term_built(event, process)
         except BaseException as error:
             tumen_mail_taken(self.ptr, event.process, event.wire_bytes)
             if not isinstance(error, (errors.DecodeError, errors.LimitExceeded)):
@@ -639,7 +693,7 @@ cdef class LoopNode(CoreNode):
         cdef PendingCall call = self.calls.pop(ref_key(&event.ref), None)
         if call is None:
             return 0
-        return self.replied(call, self.term_of(event), token_of(event))
+        return self.replied(call, self.term_of(event, call.owner), token_of(event))
 
     cdef int replied(self, PendingCall call, object reply, bytes token) except -1:
         """A reply has come, with a trace token or (empty) without."""
@@ -662,9 +716,9 @@ cdef class LoopNode(CoreNode):
         process = self.processes.get(event.process)
         if call is None and process is None:
             return 0
-        reason = self.term_of(event)
         if call is not None:
-            return call.finish(DOWN, reason)
+            return call.finish(DOWN, self.term_of(event, call.owner))
+        reason = self.term_of(event, process)
         if event.from_.node.len:
             item = pid_py(&event.from_)
         else:
@@ -699,7 +753,7 @@ cdef class LoopNode(CoreNode):
         cdef CoreProcess process = self.processes.get(event.process)
         if process is None:
             return 0
-        message = (ATOM_EXIT, pid_py(&event.from_), self.term_of(event))
+        message = (ATOM_EXIT, pid_py(&event.from_), self.term_of(event, process))
         if event.text.len or process.traced:
             return process.put_traced(message, event.wire_bytes, token_of(event))
         return process.put(message, event.wire_bytes)

@@ -48,7 +48,7 @@ cdef class _Outgoing:
 
     cdef int put_bytes(self, object owner, const uint8_t *ptr, Py_ssize_t size) except -1:
         """A binary that is lent, or encoded when too many or too much of them are."""
-        if size > 0xffffffff or (self.lent is not None and len(self.lent) >= LEND_COUNT):
+        if <uint32_t>size != size or (self.lent is not None and len(self.lent) >= LEND_COUNT):
             return term_encode(owner, &self.buf)
         if tm_buf_reserve(&self.buf, TM_ETF_HEAD_SIZE_MAX) < 0:
             raise MemoryError()

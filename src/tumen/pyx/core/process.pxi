@@ -28,7 +28,7 @@ cdef class CoreProcess:
     cdef list sizes
     cdef Py_ssize_t head
     cdef uint64_t taken               # wire bytes, not yet reported
-    cdef object waiter                # future of the one that waits for mail, or None
+    cdef Waiter waiter                # of the one that waits for mail, or None
     cdef int turn_messages            # since the process last gave the loop a turn
     cdef int64_t turn_ns              # when that was
     cdef int clock_messages           # of the turn, after which the clock is read again
@@ -37,6 +37,7 @@ cdef class CoreProcess:
     cdef int calls                    # of its own that are under way
     cdef bint traced                  # a trace token has come: from here on mail is `_Envelope`
     cdef bint has_token               # it has one now
+    cdef bint views                   # large binaries become views
     cdef readonly object _passed_on   # {Caller, Tag} of the request taken last that was passed on
     cdef object __weakref__
 
@@ -97,12 +98,10 @@ cdef class CoreProcess:
         return 0
 
     cdef int wake(self) except -1:
-        waiter = self.waiter
+        cdef Waiter waiter = self.waiter
         if waiter is not None:
             self.waiter = None
-            if not waiter.done():
-                waiter.set_result(None)
-                self.core.woke = self.core.draining
+            waiter.resolve()
         return 0
 
     cdef int ended(self, object reason) except -1:
@@ -177,13 +176,13 @@ cdef class CoreProcess:
         self.turn_messages = 0
         self.clock_messages = 1
 
-    cdef object wait(self):
-        """The future that the next message resolves."""
+    cdef Waiter wait(self):
+        """What the next message resolves."""
         self.check()
         self.report()
-        if self.waiter is not None and not self.waiter.done():
+        if self.waiter is not None and not self.waiter.is_done:
             raise RuntimeError("another task waits for this process's mail already")
-        self.waiter = self.core.create_future()
+        self.waiter = self.core.make_waiter()
         return self.waiter
 
     def __aiter__(self):
@@ -201,7 +200,7 @@ cdef class CoreProcess:
     @property
     def _asleep(self):
         """Whether its task waits for mail."""
-        return self.waiter is not None and not self.waiter.done()
+        return self.waiter is not None and not self.waiter.is_done
 
     @property
     def _woken(self):
@@ -296,6 +295,20 @@ cdef class CoreProcess:
             self.core.trapping.add(self.key)
         else:
             self.core.trapping.discard(self.key)
+
+    @property
+    def binary_views(self):
+        """Whether binaries of 64 KiB and more in messages to this process, and in answers to its
+        calls, come as a read-only `memoryview` of the memory they were received in, without a copy.
+
+        Off at first, and counts from the next message on. A view keeps the memory of its whole
+        message, which no limit of the node counts any more."""
+        return self.views
+
+    @binary_views.setter
+    def binary_views(self, bint value):
+        self.check()
+        self.views = value
 
     # -- signals out
 
@@ -442,21 +455,9 @@ cdef class NextMessage:
         if process.head < PyList_GET_SIZE(process.mail):
             give(process.pop(), value)
             return True
-        future = process.wait()
         self.asleep = True
-        # The protocol between a task and a future that it is to wait for.
-        future._asyncio_future_blocking = True
-        give(future, value)
-        return False
+        return process.wait().step(value)
 
-
-cdef inline void give(object value, PyObject **to) noexcept:
-    Py_INCREF(value)  # Py_DECREF: the interpreter
-    to[0] = <PyObject *>value
-
-
-# Cython's own slots would make a StopIteration with a traceback for every message: four times the
-# work of the rest. Python 3.11 calls am_send, later versions tp_iternext.
 
 cdef PySendResult next_message_send(PyObject *self, PyObject *_, PyObject **value) noexcept:
     value[0] = NULL
@@ -468,14 +469,8 @@ cdef PySendResult next_message_send(PyObject *self, PyObject *_, PyObject **valu
 
 
 cdef PyObject *next_message_next(PyObject *self) noexcept:
-    cdef PyObject *value = NULL
-    cdef PySendResult result = next_message_send(self, NULL, &value)
-    if result == PYGEN_RETURN:
-        PyErr_SetObject(StopIteration, StopIteration(<object>value))
-        Py_DECREF(<object>value)
-        value = NULL
-    return value
+    return next_by(next_message_send, self)
 
 
-(<PyTypeObject *>NextMessage).tp_iternext = <iternextfunc>next_message_next
-(<PyTypeObject *>NextMessage).tp_as_async.am_send = <sendfunc>next_message_send
+# As those of a Waiter.
+set_slots(NextMessage, next_message_send, next_message_next)

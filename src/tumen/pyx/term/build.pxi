@@ -48,6 +48,7 @@ cdef struct Builder:
     size_t depth       # frames in use, the root included
     size_t cap
     int options
+    PyObject *memory   # TERM_VIEWS: what keeps the bytes where they are; NULL: nothing does
     PyObject *result   # owned
     PyObject *cell     # owned: the value that a K_DICT frame waits for
     const uint8_t *start
@@ -58,23 +59,51 @@ cdef struct Builder:
 
 
 cdef object term_build(const uint8_t *ptr, size_t len, int options):
-    return take_object(build(ptr, options, NULL))
+    return take_object(build(ptr, options, NULL, NULL))
 
 
 # build_run without the check of its answer: see encode_call.
 ctypedef int (*build_call)(Builder *b, const uint8_t *p) noexcept
 
 
-cdef object term_build_apart(const uint8_t *ptr, const int *cancelled):
-    return take_object(build(ptr, TERM_APART, cancelled))
+cdef object term_build_apart(const uint8_t *ptr, const int *cancelled, object memory):
+    if memory is None:
+        return take_object(build(ptr, TERM_APART, cancelled, NULL))
+    return take_object(build(ptr, TERM_APART | TERM_VIEWS, cancelled, <PyObject *>memory))
 
 
-cdef PyObject *build(const uint8_t *ptr, int options, const int *cancelled) except NULL:
+cdef object term_build_views(const uint8_t *ptr, object memory):
+    return take_object(build(ptr, TERM_VIEWS, NULL, <PyObject *>memory))
+
+
+# Bytes that somebody else keeps in their place.
+@cython.final
+@cython.no_gc
+cdef class _Piece:
+    cdef object memory
+    cdef const uint8_t *start
+    cdef Py_ssize_t size
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, <void *>self.start, self.size, 1, flags)
+
+
+cdef PyObject *new_piece(Builder *b, const uint8_t *p, uint32_t n) except NULL:
+    cdef _Piece piece = _Piece.__new__(_Piece)
+    piece.memory = <object>b.memory
+    piece.start = p
+    piece.size = n
+    return new_view(<PyObject *>piece)
+
+
+cdef PyObject *build(const uint8_t *ptr, int options, const int *cancelled,
+                     PyObject *memory) except NULL:
     cdef Builder b
     b.frames = b.small
     b.cap = FRAMES_SMALL
     b.depth = 1
     b.options = options
+    b.memory = memory
     b.cancelled = cancelled
     b.turn_ns = 0
     b.result = b.cell = NULL
@@ -342,6 +371,8 @@ cdef PyObject *build_binary_as(Builder *b, const uint8_t *p, uint32_t n) except 
     cdef PyObject *value
     cdef PyObject *view
     cdef size_t chars
+    if b.memory != NULL and n >= TM_VIEW_BYTES_MIN:
+        return new_piece(b, p, n)
     if b.options & TERM_APART:
         return build_binary_apart(b, p, n)
     if b.options & TERM_VIEWS and n >= TM_VIEW_BYTES_MIN:
