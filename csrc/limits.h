@@ -242,6 +242,19 @@ static_assert(TM_IO_READ_BATCH_BYTES >= TM_IO_SCRATCH_BYTES, "a turn reads at le
 #define TM_IO_BULK_READS 16
 static_assert(TM_IO_BESIDE_BYTES <= TM_IO_SCRATCH_BYTES, "it is the beginning of the same memory");
 
+/* While messages come over many links the engine lets them come together before it hands them out
+ * (tm_engine_gather_ns): at most so long, ns, as network cards do under load. At 40,000 messages a
+ * second, all that one core did one by one, ten of them then share six system calls. On io_uring so many
+ * completions end it before: about what the consumer takes in that time. */
+#define TM_GATHER_NS_MAX (250 * 1000)
+#define TM_GATHER_COUNT 64
+/* That is when within a period, ns, so many links at least have sent something, and a message came at
+ * least every so many ns: with fewer a link would wait for others that do not come. */
+#define TM_GATHER_PERIOD_NS TM_MS_NS
+#define TM_GATHER_LINKS_MIN 8
+#define TM_GATHER_FRAME_NS_MAX (50 * 1000)
+static_assert(TM_GATHER_NS_MAX * 4 <= TM_GATHER_PERIOD_NS, "a period has several turns");
+
 /* Between two turns of a stream of small messages the engine pauses (csrc/conn/pause.h), ns. The least is
  * what wakes a thread on another core; the most is half of what a turn of the Python side may take, so
  * nobody who reads there sees it. */

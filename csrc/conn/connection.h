@@ -59,6 +59,7 @@ typedef struct tm_connection {
     uint64_t bytes_in, bytes_out, frames_in, frames_out, ticks_in, ticks_out;
     uint64_t reassembly_bytes, atom_count;
     uint64_t seen_frames, seen_bytes_out; /* at the last tick check */
+    uint64_t period;                      /* of the engine, in which it last sent something */
     unsigned silent;                      /* tick checks in a row without a frame */
 } tm_connection;
 

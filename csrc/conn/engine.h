@@ -86,7 +86,11 @@ struct tumen_engine {
     uint64_t turn_received, turn_frames; /* of this turn */
     uint64_t turn_sends;                 /* of all turns */
     tm_pause pause;
-    unsigned pause_ns;                                                /* behind this turn */
+    unsigned pause_ns; /* behind this turn */
+    /* this period: its number, its start, and what came in it from how many connections; and how long
+     * a turn lets completions gather, by what came in the one before: see tm_engine_gather_ns */
+    uint64_t period, period_ns, period_frames, period_links;
+    unsigned gather_ns;
     uint64_t turns, takeovers, wakeups_in, wakeups_out, direct_sends; /* atomic */
 };
 
@@ -105,6 +109,8 @@ void tm_engine_forget(tumen_engine *engine, tm_command *command);
 void tm_engine_call(tumen_engine *engine, void (*run)(void *ctx), void *ctx);
 /* Makes the engine look at its dirty connections soon. Any thread. */
 void tm_engine_wake(tumen_engine *engine);
+/* How long a turn waits for more to come, ns, when so many frames of so many links came within ns. */
+unsigned tm_engine_gather_ns(uint64_t ns, uint64_t links, uint64_t frames);
 /* Inside a turn. */
 static inline uint64_t tm_engine_now(const tumen_engine *engine) { return engine->now_ns; }
 uint64_t tm_engine_random_u64(tumen_engine *engine);

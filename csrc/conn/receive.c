@@ -549,6 +549,16 @@ static int receive_headed(tm_connection *conn, const tm_frame *frame, tm_frame_t
     return rc;
 }
 
+/* Counts a frame, and its connection once a period: see tm_engine_gather_ns. */
+static void receive_noted(tm_connection *conn)
+{
+    tumen_engine *engine = conn->node->engine;
+    engine->turn_frames++;
+    if (conn->period == engine->period) return;
+    conn->period = engine->period;
+    engine->period_links++;
+}
+
 static int receive_frame(tm_connection *conn, const tm_frame *frame)
 {
     if (frame->len == 0) {
@@ -557,7 +567,7 @@ static int receive_frame(tm_connection *conn, const tm_frame *frame)
     }
     if (!frame->left) {
         TM_ATOMIC_ADD(&conn->frames_in, 1);
-        conn->node->engine->turn_frames++;
+        receive_noted(conn);
     }
     tm_fault fault = {0};
     tm_frame_terms terms;

@@ -38,6 +38,7 @@
 #include <unistd.h>
 
 #include "../base/check.h"
+#include "notify.h"
 #include "socket.h"
 
 /* Events harvested by one call; more wait for the next turn. */
@@ -458,6 +459,11 @@ static int epoll_turn(tm_io *io, uint64_t deadline_ns, const tm_io_sink *sink)
     return count < 0 ? count : 0;
 }
 
+static void epoll_gather(tm_io *io, unsigned ns)
+{
+    if (!work_left(epoll_of(io))) tm_notify_pause(ns);
+}
+
 static void epoll_wake(tm_io *io) { tm_waker_wake(&epoll_of(io)->waker); }
 
 static int epoll_poll_fd(tm_io *io)
@@ -612,6 +618,7 @@ static const tm_io_ops epoll_ops = {
     .name = "epoll",
     .destroy = epoll_destroy,
     .turn = epoll_turn,
+    .gather = epoll_gather,
     .wake = epoll_wake,
     .poll_fd = epoll_poll_fd,
     .listen = epoll_listen,

@@ -157,6 +157,30 @@ static void reply_from_a_handler_costs_three_calls(void **state)
     close(fd);
 }
 
+static void wake_does_not_end_gathering_and_is_not_lost(void **state)
+{
+    fixture *f = *state;
+    unsigned gather_ns = 20 * 1000 * 1000;
+    uint64_t start = tm_io_now_ns();
+    f->io->ops->wake(f->io);
+    f->io->ops->gather(f->io, gather_ns);
+    assert_int_equal(fixture_turn(f, UINT64_MAX), 0);
+    assert_true(tm_io_now_ns() - start >= gather_ns);
+}
+
+static void work_that_is_left_over_is_not_gathered(void **state)
+{
+    fixture *f = *state;
+    end *other;
+    end *e = pair_make(f, &other);
+    end_send(f, e, "done at once");
+    uint64_t start = tm_io_now_ns();
+    f->io->ops->gather(f->io, TM_S_NS / 2);
+    assert_int_equal(fixture_turn(f, UINT64_MAX), 0);
+    assert_true(tm_io_now_ns() - start < TM_S_NS / 2);
+    assert_false(e->in_flight);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -169,6 +193,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(blocking_turns_go_on_beside_a_foreign_loop, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(deadline_is_kept_without_epoll_pwait2, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(wake_does_not_end_gathering_and_is_not_lost, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(work_that_is_left_over_is_not_gathered, set_up, tear_down),
         cmocka_unit_test_setup_teardown(reply_from_a_handler_costs_three_calls, set_up, tear_down),
     };
     return cmocka_run_group_tests_name("epoll", tests, NULL, NULL);

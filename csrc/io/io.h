@@ -75,6 +75,11 @@ typedef struct tm_io_ops {
      * error. */
     int (*turn)(tm_io *io, uint64_t deadline_ns, const tm_io_sink *sink);
 
+    /* The next turn hands out together what has come until ns later: it waits so long even when woken,
+     * unless work was left over or (io_uring) TM_GATHER_COUNT have come before. A wake meanwhile is no
+     * system call. */
+    void (*gather)(tm_io *io, unsigned ns);
+
     /* Ends a waiting turn, or makes the next one not wait. Any thread; async-signal-safe. */
     void (*wake)(tm_io *io);
 

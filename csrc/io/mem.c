@@ -524,6 +524,13 @@ static int mem_turn(tm_io *io, uint64_t deadline_ns, const tm_io_sink *sink)
     return 0;
 }
 
+/* Nothing comes while nobody turns it. */
+static void mem_gather(tm_io *io, unsigned ns)
+{
+    (void)io;
+    (void)ns;
+}
+
 static void mem_wake(tm_io *io) { atomic_store(&mem_of(io)->woken, true); }
 
 static int mem_poll_fd(tm_io *io)
@@ -694,6 +701,7 @@ static const tm_io_ops mem_ops = {
     .name = "mem",
     .destroy = mem_destroy,
     .turn = mem_turn,
+    .gather = mem_gather,
     .wake = mem_wake,
     .poll_fd = mem_poll_fd,
     .listen = mem_listen,

@@ -40,10 +40,15 @@ void tm_notify_close(int fd)
     if (fd >= 0) close(fd);
 }
 
-void tm_notify_pause(unsigned ns)
+void tm_notify_punctual(void)
 {
     /* The default slack of 50 us would double a short pause. */
     prctl(PR_SET_TIMERSLACK, 1000UL, 0UL, 0UL, 0UL);
+}
+
+void tm_notify_pause(unsigned ns)
+{
+    tm_notify_punctual();
     struct timespec pause = {.tv_nsec = (long)ns};
     clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
 }

@@ -14,7 +14,9 @@ uint64_t tm_notify_clear(int fd);
 void tm_notify_wait(int fd, int timeout_ms);
 void tm_notify_close(int fd);
 
-/* Lets about that much time pass, up to a second. The calling thread's timer slack becomes 1 us. */
+/* The calling thread's pauses and waits end within 1 us of their time from now on. */
+void tm_notify_punctual(void);
+/* Lets about that much time pass, up to a second. Makes the calling thread punctual. */
 void tm_notify_pause(unsigned ns);
 
 #endif

@@ -17,6 +17,8 @@
  * - Exactly one enter a turn, with GETEVENTS and EXT_ARG (and NO_IOWAIT where it exists, so that
  *   an idle node does not look like a busy disk). EINTR, EBUSY, EAGAIN are back-pressure: reap,
  *   go on.
+ * - A turn that gathers waits in that one enter for many completions with a deadline: wait_nr and a
+ *   timeout are as old as EXT_ARG. The waker stays awake meanwhile, so nobody writes to its eventfd.
  * - Operations only mark what a socket wants and put it on the dirty list; the next turn makes
  *   the submissions. A full queue is then no error anywhere, and a send that was not submitted
  *   yet can be taken back by close without a race.
@@ -192,7 +194,7 @@ static bool cqe_take(tm_ring *ring, struct io_uring_cqe *cqe)
     return true;
 }
 
-int tm_ring_enter(tm_ring *ring, uint64_t until_ns)
+int tm_ring_enter(tm_ring *ring, uint64_t until_ns, unsigned count)
 {
     struct io_uring_sq *sq = &ring->kernel.sq;
     sq->sqe_head = sq->sqe_tail;
@@ -209,7 +211,7 @@ int tm_ring_enter(tm_ring *ring, uint64_t until_ns)
         arg.ts = (uint64_t)(uintptr_t)&ts;
     }
     tm_tally_add(&ring->tally->system_calls, 1);
-    int rc = io_uring_enter2((unsigned)ring->kernel.ring_fd, submit, until_ns != 0,
+    int rc = io_uring_enter2((unsigned)ring->kernel.ring_fd, submit, until_ns ? count : 0,
                              ring->enter_flags, (void *)&arg, sizeof arg);
     if (io_uring_cq_has_overflow(&ring->kernel)) tm_tally_add(&ring->tally->overflows, 1);
     if (rc >= 0 || rc == -ETIME || rc == -EINTR || rc == -EBUSY || rc == -EAGAIN) return 0;
@@ -236,7 +238,7 @@ static bool ring_drain(tm_ring *ring)
         }
         uint64_t step = tm_io_now_ns() + DRAIN_STEP_NS;
         while (ring->in_flight && tm_io_now_ns() < step) {
-            if (tm_ring_enter(ring, step)) return !kernel_holds(ring);
+            if (tm_ring_enter(ring, step, 1)) return !kernel_holds(ring);
             for (struct io_uring_cqe cqe; cqe_take(ring, &cqe);) continue;
         }
     }
@@ -495,7 +497,7 @@ static bool probe_next(probe *p)
         if (taken) return taken == 1;
         p->rc = -ETIME;
         if (tm_io_now_ns() >= deadline) return false;
-        p->rc = tm_ring_enter(p->ring, deadline);
+        p->rc = tm_ring_enter(p->ring, deadline, 1);
         if (p->rc) return false;
     }
 }
@@ -528,7 +530,7 @@ static bool probe_receive(probe *p)
 {
     p->step = "arm a multishot receive that waits";
     receive_from(p->ring, &p->pool, 0, p->near);
-    p->rc = tm_ring_enter(p->ring, 0);
+    p->rc = tm_ring_enter(p->ring, 0, 0);
     if (p->rc || io_uring_cq_ready(&p->ring->kernel)) return false;
     p->step = "receive into provided buffers";
     size_t half = PROBE_BUFFER_BYTES / 2;
@@ -574,7 +576,7 @@ static bool probe_rest(probe *p)
     if (read(p->far, back, sizeof back) != (ssize_t)sizeof back) return false;
     p->step = "see the end of a stream";
     receive_from(p->ring, &p->pool, 0, p->near);
-    p->rc = tm_ring_enter(p->ring, 0);
+    p->rc = tm_ring_enter(p->ring, 0, 0);
     if (p->rc || shutdown(p->far, SHUT_WR) < 0) return false;
     return probe_expect(p, TM_RING_RECEIVE, 0, false);
 }

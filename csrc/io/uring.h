@@ -60,9 +60,9 @@ void tm_ring_poll_listener(tm_ring *ring, tm_io_id id, int fd);
 /* Cancels all requests on a descriptor. */
 void tm_ring_cancel(tm_ring *ring, tm_io_id id, int fd);
 
-/* Submits all, and waits for a completion until until_ns (0: not at all). 0, or a negative error
+/* Submits all, and waits for so many completions until until_ns (0: not at all). 0, or a negative error
  * that ends the ring. Being interrupted or told to come back later is no error. */
-TM_MUST_CHECK int tm_ring_enter(tm_ring *ring, uint64_t until_ns);
+TM_MUST_CHECK int tm_ring_enter(tm_ring *ring, uint64_t until_ns, unsigned count);
 /* Takes a completion: 1, 0 when there is none, or -EIO when the kernel's numbers cannot be. */
 TM_MUST_CHECK int tm_ring_take(tm_ring *ring, tm_ring_completion *completion);
 /* Gives the bytes of a completion back. */

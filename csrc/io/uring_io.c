@@ -19,6 +19,7 @@ int tm_io_uring_create(const tm_io_options *options, tm_io **io, char *why, size
 #include <unistd.h>
 
 #include "../base/check.h"
+#include "notify.h"
 
 /* Completions taken in one turn: the engine has timers and commands to see to as well. */
 #define REAP_MAX 4096
@@ -53,7 +54,8 @@ typedef struct uring {
     const tm_alloc *alloc;
     tm_ring *ring; /* NULL in a forked child */
     bool wake_armed;
-    bool dry; /* a receive found no buffer in this turn */
+    bool dry;           /* a receive found no buffer in this turn */
+    unsigned gather_ns; /* how long the next turn waits for more than one completion */
     tm_waker waker;
     tm_socket_table table;
     tm_tally tally;
@@ -450,8 +452,12 @@ static int uring_turn(tm_io *io, uint64_t deadline_ns, const tm_io_sink *sink)
     delays_run(u);
     dirty_submit(u);
     uint64_t until = turn_until_ns(u, deadline_ns);
-    bool wait = until && !woken && !work_left(u) && tm_waker_sleep(&u->waker);
-    int rc = tm_ring_enter(u->ring, wait ? until : 0);
+    bool rests = !work_left(u);
+    bool gather = rests && u->gather_ns;
+    bool wait = !gather && rests && until && !woken && tm_waker_sleep(&u->waker);
+    if (gather) until = tm_io_now_ns() + u->gather_ns;
+    u->gather_ns = 0;
+    int rc = tm_ring_enter(u->ring, wait || gather ? until : 0, gather ? TM_GATHER_COUNT : 1);
     if (wait) tm_waker_take(&u->waker);
     if (rc) return rc;
     ended_run(u, sink);
@@ -461,6 +467,8 @@ static int uring_turn(tm_io *io, uint64_t deadline_ns, const tm_io_sink *sink)
     done_run(u, sink);
     return rc;
 }
+
+static void uring_gather(tm_io *io, unsigned ns) { uring_of(io)->gather_ns = ns; }
 
 static void uring_wake(tm_io *io) { tm_waker_wake(&uring_of(io)->waker); }
 
@@ -596,6 +604,7 @@ static const tm_io_ops uring_ops = {
     .gathers = true,
     .destroy = uring_destroy,
     .turn = uring_turn,
+    .gather = uring_gather,
     .wake = uring_wake,
     .poll_fd = uring_poll_fd,
     .listen = uring_listen,
@@ -635,6 +644,7 @@ int tm_io_uring_create(const tm_io_options *options, tm_io **io, char *why, size
         uring_destroy(&u->io);
         return rc;
     }
+    tm_notify_punctual();
     *io = &u->io;
     return 0;
 }

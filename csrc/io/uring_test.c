@@ -19,6 +19,9 @@ int main(void)
 
 #include <liburing.h>
 
+/* How long completions gather here, ns. */
+#define GATHER_NS (20 * 1000 * 1000)
+
 typedef struct verdict {
     int rc;
     char why[256];
@@ -150,6 +153,38 @@ static void shared_buffers_are_used_where_the_kernel_has_them(void **state)
     fixture_destroy(f);
 }
 
+static void wake_does_not_end_gathering_and_is_not_lost(void **state)
+{
+    (void)state;
+    fixture *f = fixture_create("uring", NULL);
+    assert_int_equal(fixture_io_create(f, 16), 0);
+    fixture_settle(f);
+    uint64_t start = tm_io_now_ns();
+    f->io->ops->wake(f->io);
+    f->io->ops->gather(f->io, GATHER_NS);
+    assert_int_equal(fixture_turn(f, UINT64_MAX), 0);
+    assert_true(tm_io_now_ns() - start >= GATHER_NS);
+    /* It was for one turn; the next one ends by a wake again. */
+    f->io->ops->wake(f->io);
+    assert_int_equal(fixture_turn(f, UINT64_MAX), 0);
+    fixture_destroy(f);
+}
+
+static void gathering_ends_when_very_much_has_come(void **state)
+{
+    (void)state;
+    fixture *f = fixture_create("uring", NULL);
+    assert_int_equal(fixture_io_create(f, 4 * TM_GATHER_COUNT), 0);
+    end *near[TM_GATHER_COUNT], *far;
+    for (int i = 0; i < TM_GATHER_COUNT; i++) near[i] = pair_make(f, &far);
+    for (int i = 0; i < TM_GATHER_COUNT; i++) end_send(f, near[i], "one of many");
+    uint64_t start = tm_io_now_ns();
+    f->io->ops->gather(f->io, TM_S_NS);
+    assert_int_equal(fixture_turn(f, UINT64_MAX), 0);
+    assert_true(tm_io_now_ns() - start < TM_S_NS);
+    fixture_destroy(f);
+}
+
 /* 200 rings in a row: memory of a closed ring comes back late, which must not add up. */
 static void rings_can_be_made_again_and_again(void **state)
 {
@@ -175,6 +210,8 @@ int main(void)
         cmocka_unit_test(refusal_names_locked_memory),
         cmocka_unit_test(shared_buffers_are_used_where_the_kernel_has_them),
         cmocka_unit_test(poll_descriptor_is_not_offered),
+        cmocka_unit_test(wake_does_not_end_gathering_and_is_not_lost),
+        cmocka_unit_test(gathering_ends_when_very_much_has_come),
         cmocka_unit_test(rings_can_be_made_again_and_again),
     };
     return cmocka_run_group_tests_name("uring", tests, NULL, NULL);
