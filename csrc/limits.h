@@ -190,7 +190,8 @@ static_assert(TM_ATOM_SENDER_COUNT_MAX <= 256, "all slots lie in the first segme
  * not, for its second fragment would cost both ends a frame more than it carries. */
 #define TM_WHOLE_BYTES_MAX (68 * TM_KIB)
 static_assert(TM_WHOLE_BYTES_MAX >= TM_FRAGMENT_BYTES, "a flow has two fragments at least");
-static_assert(TM_WHOLE_BYTES_MAX < 2 * TM_FRAGMENT_BYTES, "what is whole keeps nobody waiting longer");
+static_assert(TM_WHOLE_BYTES_MAX < 2 * TM_FRAGMENT_BYTES,
+              "what is whole keeps nobody waiting longer");
 static_assert(2 * TM_FRAGMENT_BYTES <= TM_SEND_BATCH_BYTES,
               "a write with other entries has room for a fragment too");
 /* Sequences of fragments open at once on one connection: each costs the peer memory until its last one;
