@@ -84,6 +84,7 @@ typedef struct tumen_engine_options {
     int backend;          /* enum tumen_backend; LOOP and HOST imply epoll */
     int driver;           /* enum tumen_driver */
     uint32_t sockets_max; /* sockets at once; 0: 20000 */
+    int eager; /* THREAD: not 0: never waits for messages to come together, up to 500 us under load */
 } tumen_engine_options;
 
 /* Makes an engine. options may be NULL. */
@@ -116,6 +117,7 @@ typedef struct tumen_counters {
     uint64_t wakeups_in;   /* times a caller woke the engine */
     uint64_t wakeups_out;  /* times the engine woke a consumer */
     uint64_t takeovers;    /* LOOP: turns made by the engine's thread */
+    uint64_t waits;        /* THREAD: turns that let messages come together first */
 } tumen_counters;
 
 TUMEN_API void tumen_engine_counters(tumen_engine *engine, tumen_counters *counters);

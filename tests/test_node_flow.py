@@ -278,3 +278,35 @@ async def test_flush_to_many_nodes_is_one_write_of_the_engine_where_that_costs_o
 
         assert await written(others[:2]) == 2
         assert await written(others) == (0 if backend == "uring" else 6)
+
+
+# -- messages that come together -------------------------------------------------------------------
+
+
+async def test_node_under_a_stream_waits_for_more_of_it_unless_it_is_eager(backend: str) -> None:
+    counts = {"lazy": 0, "eager": 0}
+
+    async def count(proc: tumen.Process, name: str) -> None:
+        async for _ in proc:
+            counts[name] += 1
+
+    async with make_node() as source, make_node() as lazy, make_node(eager=True) as eager:
+        sinks = []
+        for node, name in ((lazy, "lazy"), (eager, "eager")):
+            await source.connect(node.name, address(node))
+            sinks.append(node.spawn(count, name))
+        sent = 0
+
+        def send() -> bool:
+            nonlocal sent
+            for sink in sinks:
+                source.send(sink, sent)
+            sent += 1
+            return lazy.info().engine["waits"] > 0 and sent >= 1000
+
+        # Each message is a write of its own: the loop takes a turn in between.
+        async with asyncio.timeout(30):
+            while not send():
+                await asyncio.sleep(0)
+        await until(lambda: counts == {"lazy": sent, "eager": sent})
+        assert eager.info().engine["waits"] == 0

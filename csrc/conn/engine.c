@@ -393,6 +393,18 @@ static int engine_open_io(tumen_engine *engine)
     return tm_io_epoll_create(&options, &engine->io);
 }
 
+/* Lets messages come together. For one stream without the kernel: what lies in a socket is joined by
+ * TCP, and a receive that is armed would take it out in pieces. */
+static void engine_wait(tumen_engine *engine)
+{
+    if (!engine->pause_ns && !engine->gather_ns) return;
+    TM_ATOMIC_ADD(&engine->waits, 1);
+    if (engine->pause_ns)
+        tm_notify_pause(engine->pause_ns);
+    else
+        engine->io->ops->gather(engine->io, engine->gather_ns);
+}
+
 static void *engine_run(void *arg)
 {
     tumen_engine *engine = arg;
@@ -412,10 +424,7 @@ static void *engine_run(void *arg)
         pthread_mutex_lock(&engine->step_lock);
         if (engine_step(engine, UINT64_MAX) != 0) engine_idle(engine);
         pthread_mutex_unlock(&engine->step_lock);
-        if (engine->pause_ns)
-            tm_notify_pause(engine->pause_ns);
-        else if (engine->gather_ns)
-            engine->io->ops->gather(engine->io, engine->gather_ns);
+        if (!engine->eager) engine_wait(engine);
     }
     tm_nodes_shut(engine);
     /* Whoever asked for the end may still be waking us: the backend goes after that. */
@@ -478,6 +487,7 @@ int tumen_engine_create(const tumen_engine_options *options, tumen_engine **out)
     engine_warm_heap(&libc);
     engine->driver = chosen.driver;
     engine->wanted_backend = chosen.backend;
+    engine->eager = chosen.eager;
     engine->sockets_max = chosen.sockets_max ? chosen.sockets_max : SOCKETS_DEFAULT;
     tm_list_init(&engine->commands);
     tm_list_init(&engine->resolved);
@@ -560,6 +570,7 @@ void tumen_engine_counters(tumen_engine *engine, tumen_counters *counters)
         .wakeups_in = TM_ATOMIC_GET(&engine->wakeups_in),
         .wakeups_out = TM_ATOMIC_GET(&engine->wakeups_out),
         .takeovers = TM_ATOMIC_GET(&engine->takeovers),
+        .waits = TM_ATOMIC_GET(&engine->waits),
     };
     if (engine->forked) return;
     /* Single-writer counters of the backend: a torn read is not possible on 64-bit machines. */

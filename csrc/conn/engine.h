@@ -83,6 +83,7 @@ struct tumen_engine {
     bool forked;
     uint32_t sockets_max;
     int wanted_backend;
+    bool eager;
     uint64_t turn_received, turn_frames; /* of this turn */
     uint64_t turn_sends;                 /* of all turns */
     tm_pause pause;
@@ -91,7 +92,7 @@ struct tumen_engine {
      * a turn lets completions gather, by what came in the one before: see tm_engine_gather_ns */
     uint64_t period, period_ns, period_frames, period_links;
     unsigned gather_ns;
-    uint64_t turns, takeovers, wakeups_in, wakeups_out, direct_sends; /* atomic */
+    uint64_t turns, takeovers, wakeups_in, wakeups_out, direct_sends, waits; /* atomic */
 };
 
 /* Makes sock the owner of id. 0 or TM_ENOMEM (the caller closes the id). */

@@ -54,7 +54,12 @@ def at_interpreter_exit() -> None: ...
 @final
 class Engine:
     def __new__(
-        cls, *, backend: str = "auto", driver: str = "thread", sockets_max: int = 0
+        cls,
+        *,
+        backend: str = "auto",
+        driver: str = "thread",
+        sockets_max: int = 0,
+        eager: bool = False,
     ) -> Self: ...
     def close(self) -> None: ...
     @property

@@ -75,6 +75,7 @@ cdef extern from "csrc/tumen.h" nogil:
         int backend
         int driver
         uint32_t sockets_max
+        int eager
 
     int tumen_engine_create(const tumen_engine_options *options, tumen_engine **engine) noexcept
     void tumen_engine_destroy(tumen_engine *engine) noexcept
@@ -96,6 +97,7 @@ cdef extern from "csrc/tumen.h" nogil:
         uint64_t wakeups_in
         uint64_t wakeups_out
         uint64_t takeovers
+        uint64_t waits
 
     void tumen_engine_counters(tumen_engine *engine, tumen_counters *counters) noexcept
     int tumen_engine_serve_epmd(tumen_engine *engine, const char *address, uint16_t port) noexcept

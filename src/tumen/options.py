@@ -111,6 +111,7 @@ class NodeOptions:
     visible: bool = False
     driver: Driver = "thread"
     backend: str | None = None
+    eager: bool = False
     listen: bool = True
     listen_host: str | None = None
     listen_port: int = 0

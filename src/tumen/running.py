@@ -155,7 +155,7 @@ class Running:
     def _make_engine(self) -> Engine:
         options = self.options
         backend = "epoll" if options.driver == "loop" else backend_choice(options.backend)
-        return Engine(backend=backend, driver=options.driver)
+        return Engine(backend=backend, driver=options.driver, eager=options.eager)
 
     def _close_engine(self) -> None:
         if self.options.engine is None:

@@ -28,7 +28,8 @@ cdef class Engine:
     cdef object nodes         # WeakSet of CoreNode
     cdef object __weakref__
 
-    def __cinit__(self, *, str backend="auto", str driver="thread", uint32_t sockets_max=0):
+    def __cinit__(self, *, str backend="auto", str driver="thread", uint32_t sockets_max=0,
+                  bint eager=False):
         global live_engines
         cdef tumen_engine_options options
         cdef tumen_engine *engine = NULL
@@ -36,6 +37,7 @@ cdef class Engine:
         options.backend = BACKENDS[backend]
         options.driver = DRIVERS[driver]
         options.sockets_max = sockets_max
+        options.eager = eager
         self.driver = driver
         self.nodes = weakref.WeakSet()
         with nogil:
