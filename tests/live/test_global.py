@@ -401,7 +401,9 @@ async def healed(a: peers.Beam, b: peers.Beam, node: tumen.Node) -> None:
 
     Two BEAMs that lose each other and meet at once may stay unknown to each other's `global` for
     good, with nobody else around: erlang/otp issues 9112 and 9117, and pull request 9377, which is
-    younger than Debian's OTP 25. What helps is what operators do: the two are parted once more."""
+    younger than Debian's OTP 25. We were seen to be left out by OTP 28's together with the other
+    BEAM: all were pending there, and its locker had nothing to do. What helps is what operators
+    do: it parts once more from whom it does not know."""
     loop = asyncio.get_running_loop()
     patience = loop.time() + RACE_S
 
@@ -411,8 +413,12 @@ async def healed(a: peers.Beam, b: peers.Beam, node: tumen.Node) -> None:
         await connected(node, a.name)
         views = "{lists:sort(nodes()), lists:sort(gen_server:call(global_name_server, get_known))}"
         found = [await beam.eval(views) for beam in (a, b)]
-        if loop.time() > patience and _strangers(found, (a, b), node):
-            await a.eval("erlang:disconnect_node(N)", N=Atom(b.name))
+        if loop.time() > patience and all(len(peers) == 2 for peers, _ in found):
+            others = (Atom(b.name), Atom(a.name))
+            for beam, other, (peers, known) in zip((a, b), others, found, strict=True):
+                # Somebody whom it alone does not know would be ours.
+                for stranger in set(peers) - set(known) if other not in known else ():
+                    await beam.eval("erlang:disconnect_node(N)", N=stranger)
             patience = loop.time() + RACE_S
         return found
 
@@ -421,16 +427,6 @@ async def healed(a: peers.Beam, b: peers.Beam, node: tumen.Node) -> None:
         meet,
         lambda found: all(len(peers) == 2 and known == peers for peers, known in found),
         timeout=MEETING_S,
-    )
-
-
-def _strangers(found: list[Any], beams: tuple[peers.Beam, peers.Beam], node: tumen.Node) -> bool:
-    """The BEAMs are connected and know us, but not each other: that is not ours."""
-    a, b = (Atom(beam.name) for beam in beams)
-    us = Atom(node.name)
-    return all(
-        {other, us} <= set(peers) and us in known and other not in known
-        for other, (peers, known) in zip((b, a), found, strict=True)
     )
 
 
