@@ -14,7 +14,8 @@
 #ifndef BACKEND_DEFAULT
 #define BACKEND_DEFAULT ""
 #endif
-/* Whether the completion queue must overflow where many sockets are read at once. */
+/* Where many sockets are read at once, the ring's buffers run out, or else its completion queue
+ * overflows. */
 #ifndef OVERFLOWS_EXPECTED
 #define OVERFLOWS_EXPECTED false
 #endif
@@ -216,8 +217,10 @@ static void unread_megabytes_of_many_sockets_arrive(void **state)
     }
     tm_io_counters counters;
     f->io->ops->counters(f->io, &counters);
-    if (strcmp(backend, "uring") == 0) assert_true(counters.buffers_empty > 0);
-    if (OVERFLOWS_EXPECTED) assert_true(counters.overflows > 0);
+    if (OVERFLOWS_EXPECTED)
+        assert_true(counters.overflows > 0);
+    else if (strcmp(backend, "uring") == 0)
+        assert_true(counters.buffers_empty > 0);
 }
 
 static void thousand_sockets_echo(void **state)

@@ -68,8 +68,8 @@ TM_MUST_CHECK int tm_ring_take(tm_ring *ring, tm_ring_completion *completion);
 /* Gives the bytes of a completion back. */
 void tm_ring_retire(tm_ring *ring, const tm_ring_completion *completion);
 
-/* Posts the buffers that came back; dry: a receive found none, so post more of them. */
-void tm_ring_replenish(tm_ring *ring, bool dry);
+/* Posts the buffers that came back. */
+void tm_ring_replenish(tm_ring *ring);
 /* How many buffers the kernel has. */
 unsigned tm_ring_buffers(const tm_ring *ring);
 

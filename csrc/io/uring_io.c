@@ -54,7 +54,6 @@ typedef struct uring {
     const tm_alloc *alloc;
     tm_ring *ring; /* NULL in a forked child */
     bool wake_armed;
-    bool dry;           /* a receive found no buffer in this turn */
     unsigned gather_ns; /* how long the next turn waits for more than one completion */
     tm_waker waker;
     tm_socket_table table;
@@ -259,7 +258,6 @@ static void on_recv(uring *u, uring_socket *s, int res, tm_bytes bytes, const tm
     if (res > 0) {
         on_bytes(u, s, bytes, sink);
     } else if (res == -ENOBUFS) {
-        u->dry = true;
         tm_tally_add(&u->tally.buffers_empty, 1);
         if (!(s->armed & RECV)) tm_list_push(&u->parked, &s->work);
     } else if (!again) {
@@ -369,8 +367,7 @@ static int reap(uring *u, const tm_io_sink *sink)
         tm_ring_retire(u->ring, &completion);
     }
     if (rc < 0) return rc;
-    tm_ring_replenish(u->ring, u->dry);
-    u->dry = false;
+    tm_ring_replenish(u->ring);
     return 0;
 }
 

@@ -6,7 +6,7 @@
 #define SQ_ENTRIES 16
 #define SQ_ENTRIES_MIN 16
 #define CQ_PER_SQ 1
-#define PLAIN_WINDOW 4
+#define PLAIN_WINDOW 64
 #define PIECE_BYTES_MAX 4096
 #define OVERFLOWS_EXPECTED true
 #define BACKEND_DEFAULT "uring"
