@@ -67,8 +67,13 @@ def test_nodes_of_all_runtimes_see_each_other(
 
 @pytest.mark.asyncio
 async def test_questions_run_side_by_side_and_leave_the_loop_free(shared_beam: peers.Beam) -> None:
-    slow = asyncio.create_task(shared_beam.eval("receive never -> ok after 100 -> slow end"))
+    slow = asyncio.create_task(
+        shared_beam.eval("register(waits, self()), receive go -> slow end", timeout=30)
+    )
+    while await shared_beam.eval("whereis(waits) =:= undefined"):
+        pass
     answers = await asyncio.gather(*(shared_beam.eval("N + 1", N=n) for n in range(50)))
     assert answers == list(range(1, 51))
     assert not slow.done()
+    await shared_beam.eval("waits ! go")
     assert await slow == Atom("slow")
