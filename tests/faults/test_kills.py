@@ -251,7 +251,7 @@ async def test_when_we_are_killed_beams_and_nodes_know_within_a_second(
         assert down.node == name
         async with asyncio.timeout(SOON):
             assert await monitor == Atom("noconnection")
-        report = "watcher ! {report, self()}, receive {all, All} -> All after 1000 -> late end"
+        report = "watcher ! {report, self()}, receive {all, All} -> All after 5000 -> late end"
         assert await beam.eval(report) == [
             Atom("nodedown"),
             (Atom("call"), (Atom("nodedown"), Atom(name))),

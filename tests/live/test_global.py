@@ -205,7 +205,7 @@ async def test_a_name_of_two_is_resolved_when_nodes_meet(
     await synced(beam, visible)
     conflict = (Atom("global_name_conflict"), name)
     winner, loser = (mine, theirs) if visible.name < beam.name else (theirs, mine)
-    asked = "P ! {ask, self()}, receive L -> L after 1000 -> dead end"
+    asked = "P ! {ask, self()}, receive L -> L after 5000 -> dead end"
     if resolve == "notify_all":
         assert await whereis(beam, name) == Atom("undefined")
         assert await visible.global_names.whereis(name) is None
