@@ -28,7 +28,7 @@ SCOPE = "churn"
 GROUPS: list[Any] = [Atom("a"), b"b", (Atom("room"), 1), [1, 2], 7]
 # Seconds of the long form, and of the one in each run.
 LONG_S = int(os.environ.get("TUMEN_CHURN_SECONDS", "600"))
-SHORT_S = 30
+SHORT_S = 60
 # Changes of membership in one burst, on a BEAM or here.
 STEPS = 40
 
