@@ -272,6 +272,19 @@ static_assert(TM_GATHER_NS_MAX * 4 <= TM_GATHER_PERIOD_NS, "a period has several
 #define TM_PAUSE_FRAME_BYTES_MAX (4 * TM_KIB)
 static_assert(TM_PAUSE_NS_MIN >= 2 * TM_PAUSE_FRAME_NS, "the least pause brings several messages");
 
+/* Where messages are answered meanwhile a pause lasts this long, ns: a third of a round trip over loopback. It
+ * is made while messages come at least so often, ns, and a turn without it brings no more than so many
+ * on average: then turns follow each other faster than a round trip, and some ask while others are
+ * answered. */
+#define TM_EXCHANGE_NS (20 * 1000)
+#define TM_EXCHANGE_FRAME_NS (8 * 1000)
+#define TM_EXCHANGE_FRAMES 4
+static_assert(TM_EXCHANGE_NS > 2 * TM_EXCHANGE_FRAME_NS, "a pause brings several messages");
+/* So many periods (TM_GATHER_PERIOD_NS) judge whether messages come oftener with it: one alone may be bad by
+ * chance. If the first say no it is tried again after so many: trials are less than 2 % of the time. */
+#define TM_EXCHANGE_TRIAL 8
+#define TM_EXCHANGE_HOLD 512
+
 /* -- processes ------------------------------------------------------------------------------- */
 
 /* Processes of one node: pids carry 28 bits of index towards old peers. */

@@ -228,12 +228,18 @@ unsigned tm_engine_gather_ns(uint64_t ns, uint64_t links, uint64_t frames)
 /* What came in this turn, and once in a period what follows from it. */
 static void engine_survey(tumen_engine *engine)
 {
+    if (engine->turn_frames) engine->period_turns++;
     engine->period_frames += engine->turn_frames;
+    engine->period_bytes += engine->turn_received;
     uint64_t ns = engine->now_ns - engine->period_ns;
     if (ns < TM_GATHER_PERIOD_NS) return;
-    engine->gather_ns = tm_engine_gather_ns(ns, engine->period_links, engine->period_frames);
+    uint64_t frames = engine->period_frames;
+    engine->gather_ns = tm_engine_gather_ns(ns, engine->period_links, frames);
+    bool small = engine->period_bytes < frames * TM_PAUSE_FRAME_BYTES_MAX;
+    tm_exchange_pause(&engine->exchange, ns, engine->period_turns,
+                      small && !engine->gather_ns ? frames : 0);
     engine->period_ns = engine->now_ns;
-    engine->period_links = engine->period_frames = 0;
+    engine->period_links = engine->period_turns = engine->period_frames = engine->period_bytes = 0;
     engine->period++;
 }
 
@@ -243,6 +249,7 @@ static void engine_judge(tumen_engine *engine)
     uint64_t sends = engine->turn_sends + TM_ATOMIC_GET(&engine->direct_sends);
     engine->pause_ns =
         tm_pause_after(&engine->pause, engine->turn_frames, engine->turn_received, sends);
+    if (!engine->pause_ns && engine->turn_frames) engine->pause_ns = engine->exchange.ns;
     engine->turn_received = engine->turn_frames = 0;
 }
 

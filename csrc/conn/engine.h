@@ -90,8 +90,9 @@ struct tumen_engine {
     unsigned pause_ns; /* behind this turn */
     /* this period: its number, its start, and what came in it from how many connections; and how long
      * a turn lets completions gather, by what came in the one before: see tm_engine_gather_ns */
-    uint64_t period, period_ns, period_frames, period_links;
+    uint64_t period, period_ns, period_turns, period_frames, period_bytes, period_links;
     unsigned gather_ns;
+    tm_exchange exchange;
     uint64_t turns, takeovers, wakeups_in, wakeups_out, direct_sends, waits; /* atomic */
 };
 

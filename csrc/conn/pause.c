@@ -24,3 +24,35 @@ unsigned tm_pause_after(tm_pause *pause, uint64_t frames, uint64_t bytes, uint64
     pause->ns = (unsigned)ns;
     return pause->ns;
 }
+
+static void exchange_judge(tm_exchange *exchange)
+{
+    uint64_t frame_ns = exchange->took_ns / exchange->frames;
+    if (exchange->ns) {
+        bool pays = frame_ns < exchange->frame_ns;
+        if (!pays) exchange->ns = 0;
+        /* Where they did pay once it may be a bad moment: what there is without them is seen anew. */
+        if (!pays && !exchange->pays) exchange->hold = TM_EXCHANGE_HOLD;
+        exchange->pays = pays;
+    } else if (!exchange->hold && exchange->frames <= exchange->turns * TM_EXCHANGE_FRAMES) {
+        exchange->ns = TM_EXCHANGE_NS;
+        exchange->frame_ns = frame_ns;
+    }
+}
+
+unsigned tm_exchange_pause(tm_exchange *exchange, uint64_t ns, uint64_t turns, uint64_t frames)
+{
+    if (exchange->hold) exchange->hold--;
+    exchange->took_ns += ns;
+    exchange->turns += turns;
+    exchange->frames += frames;
+    bool thin = frames * TM_EXCHANGE_FRAME_NS * (exchange->ns ? 2 : 1) < ns;
+    if (!thin && ++exchange->periods < TM_EXCHANGE_TRIAL) return exchange->ns;
+    if (thin)
+        exchange->ns = 0;
+    else
+        exchange_judge(exchange);
+    exchange->periods = 0;
+    exchange->took_ns = exchange->turns = exchange->frames = 0;
+    return exchange->ns;
+}

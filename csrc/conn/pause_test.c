@@ -110,6 +110,70 @@ static void large_messages_are_read_at_once(void **state)
     assert_int_equal(turns(&pause, MANY, 4, 4 * TM_PAUSE_FRAME_BYTES_MAX), 0);
 }
 
+/* -- exchanges */
+
+/* So many trials in which a message came every frame_ns, and so many a turn; the pauses in the next. */
+static unsigned trials(tm_exchange *exchange, int count, uint64_t frame_ns, uint64_t frames)
+{
+    unsigned ns = 0;
+    for (int i = 0; i < count * TM_EXCHANGE_TRIAL; i++) {
+        uint64_t turns = TM_GATHER_PERIOD_NS / frame_ns / frames;
+        ns = tm_exchange_pause(exchange, TM_GATHER_PERIOD_NS, turns, turns * frames);
+    }
+    return ns;
+}
+
+#define CLOSE (TM_EXCHANGE_FRAME_NS - TM_EXCHANGE_FRAME_NS / 4)
+
+static void close_turns_of_an_exchange_get_pauses_while_these_pay(void **state)
+{
+    (void)state;
+    tm_exchange exchange = {0};
+    assert_int_equal(trials(&exchange, 1, CLOSE, 2), TM_EXCHANGE_NS);
+    /* A turn brings more now, and that is what they are for. */
+    assert_int_equal(trials(&exchange, 100, CLOSE - 500, 4 * TM_EXCHANGE_FRAMES), TM_EXCHANGE_NS);
+}
+
+static void pauses_that_do_not_pay_end_and_are_not_tried_again_soon(void **state)
+{
+    (void)state;
+    tm_exchange exchange = {0};
+    assert_int_equal(trials(&exchange, 1, CLOSE, 2), TM_EXCHANGE_NS);
+    assert_int_equal(trials(&exchange, 1, CLOSE + 500, 4), 0);
+    for (int i = 1; i < TM_EXCHANGE_HOLD / TM_EXCHANGE_TRIAL; i++)
+        assert_int_equal(trials(&exchange, 1, CLOSE, 2), 0);
+    assert_int_equal(trials(&exchange, 1, CLOSE, 2), TM_EXCHANGE_NS);
+}
+
+static void a_bad_moment_of_pauses_that_paid_only_measures_anew(void **state)
+{
+    (void)state;
+    tm_exchange exchange = {0};
+    assert_int_equal(trials(&exchange, 1, CLOSE, 2), TM_EXCHANGE_NS);
+    assert_int_equal(trials(&exchange, 1, CLOSE - 500, 8), TM_EXCHANGE_NS);
+    assert_int_equal(trials(&exchange, 1, CLOSE + 500, 8), 0);
+    assert_int_equal(trials(&exchange, 1, CLOSE + 500, 2), TM_EXCHANGE_NS);
+    assert_int_equal(trials(&exchange, 1, CLOSE, 8), TM_EXCHANGE_NS);
+}
+
+static void callers_who_ask_at_once_get_no_pauses(void **state)
+{
+    (void)state;
+    tm_exchange exchange = {0};
+    assert_int_equal(trials(&exchange, 10, CLOSE, TM_EXCHANGE_FRAMES + 1), 0);
+}
+
+static void messages_that_come_seldom_get_no_pauses(void **state)
+{
+    (void)state;
+    tm_exchange exchange = {0};
+    assert_int_equal(trials(&exchange, 10, TM_EXCHANGE_FRAME_NS + 500, 1), 0);
+    assert_int_equal(tm_exchange_pause(&exchange, TM_S_NS, 0, 0), 0);
+    /* And they end at once when nothing comes any more. */
+    assert_int_equal(trials(&exchange, 1, CLOSE, 2), TM_EXCHANGE_NS);
+    assert_int_equal(tm_exchange_pause(&exchange, TM_GATHER_PERIOD_NS, 3, 3), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -122,6 +186,11 @@ int main(void)
         cmocka_unit_test(a_new_stream_begins_with_the_least_pause),
         cmocka_unit_test(a_pause_never_brings_more_than_a_sender_may_have_under_way),
         cmocka_unit_test(large_messages_are_read_at_once),
+        cmocka_unit_test(close_turns_of_an_exchange_get_pauses_while_these_pay),
+        cmocka_unit_test(pauses_that_do_not_pay_end_and_are_not_tried_again_soon),
+        cmocka_unit_test(a_bad_moment_of_pauses_that_paid_only_measures_anew),
+        cmocka_unit_test(callers_who_ask_at_once_get_no_pauses),
+        cmocka_unit_test(messages_that_come_seldom_get_no_pauses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
