@@ -1,9 +1,10 @@
 """What does a call from a BEAM to Python cost by what a user would pick instead of a node?
 
 An OTP 28.5 node has 16 callers, and the other core does the same two jobs four ways: a tumen node
-(`gen_server:call`); uvicorn with JSON behind `httpc` (orjson, httptools, uvloop; base64 for the
-binary); a port with {packet, 4}, its terms read by tumen's own codec or by erlang-py; and Python
-inside the BEAM, as a NIF. Compared are calls per CPU second of both sides together.
+(`gen_server:call`, or `erpc:call` of a function that it exposes); uvicorn with JSON behind `httpc`
+(orjson, httptools, uvloop; base64 for the binary); a port with {packet, 4}, its terms read by
+tumen's own codec or by erlang-py; and Python inside the BEAM, as a NIF. Compared are calls per CPU
+second of both sides together.
 """
 
 from __future__ import annotations
@@ -67,10 +68,11 @@ class InsteadStage:
     def start(self, contender: str) -> Reached:
         kind, _, rest = contender.partition(":")
         if kind == "tumen":
-            child = self.cluster.contender(contender, 0)
+            how, spec = ("erpc", kind) if rest == "erpc" else ("node", contender)
+            child = self.cluster.contender(spec, 0, label=contender)
             child.ask("connect", self.hub.node)
             self.hello[contender] = child.hello
-            return Reached(self.hub, child.pid, "node", child.node)
+            return Reached(self.hub, child.pid, how, child.node)
         if kind == "http":
             command = [sys.executable, str(PEERS / "http_app.py")]
             child = self.cluster.start(contender, command, 0)
@@ -142,12 +144,11 @@ class Instead:
     setup_s = 6.0
 
     def questions(self) -> list[Question]:
-        contenders = ("tumen", "tumen:epoll", "http", "port:tumen", "port:erlang_py", "inside")
+        ours = ("tumen", "tumen:epoll", "tumen:erpc")
+        contenders = (*ours, "http", "port:tumen", "port:erlang_py", "inside")
         goals = tuple(
-            Goal(
-                f"≥ {times} × calls per CPU second of {name}", ours, "per_cpu_s", (against,), times
-            )
-            for ours in ("tumen", "tumen:epoll")
+            Goal(f"≥ {times} × calls per CPU second of {name}", who, "per_cpu_s", (against,), times)
+            for who in ours
             for times, name, against in (
                 (3.0, "httpc ↔ uvicorn with JSON", "http"),
                 (1.0, "an ETF port", "port:tumen"),

@@ -272,11 +272,11 @@ static_assert(TM_GATHER_NS_MAX * 4 <= TM_GATHER_PERIOD_NS, "a period has several
 #define TM_PAUSE_FRAME_BYTES_MAX (4 * TM_KIB)
 static_assert(TM_PAUSE_NS_MIN >= 2 * TM_PAUSE_FRAME_NS, "the least pause brings several messages");
 
-/* Where messages are answered meanwhile a pause lasts this long, ns: a third of a round trip over loopback. It
+/* Where messages are answered meanwhile a pause lasts this long, ns: half of a round trip over loopback. It
  * is made while messages come at least so often, ns, and a turn without it brings no more than so many
  * on average: then turns follow each other faster than a round trip, and some ask while others are
  * answered. */
-#define TM_EXCHANGE_NS (20 * 1000)
+#define TM_EXCHANGE_NS (40 * 1000)
 #define TM_EXCHANGE_FRAME_NS (8 * 1000)
 #define TM_EXCHANGE_FRAMES 4
 static_assert(TM_EXCHANGE_NS > 2 * TM_EXCHANGE_FRAME_NS, "a pause brings several messages");

@@ -85,6 +85,11 @@ command(["job", How, Where, Kind, Bytes, Callers, Ms]) ->
 job("node", Node, Kind, Bytes) ->
     Server = {bench_server, list_to_atom(Node)},
     work(Kind, Bytes, fun(Request) -> gen_server:call(Server, Request, ?ANSWER_MS) end);
+job("erpc", Node, Kind, Bytes) ->
+    Peer = list_to_atom(Node),
+    work(Kind, Bytes, fun(Request) ->
+        erpc:call(Peer, ?MODULE, answer, [Request], ?ANSWER_MS)
+    end);
 job("port", Name, Kind, Bytes) ->
     Owner = list_to_atom(Name),
     work(Kind, Bytes, fun(Request) -> gen_call(Owner, Request) end);

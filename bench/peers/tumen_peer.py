@@ -56,19 +56,28 @@ JOIN = Atom("join")
 app = App()
 
 
+def answer_to(request: Any) -> Any:
+    """Adds; and the jobs of bench/instead.py."""
+    match request:
+        case (kind, a, b) if kind == ADD:
+            return a + b
+        case (kind, fields) if kind == MAP:
+            return {**fields, b"n": fields[b"n"] + 1}
+        case (kind, number, data) if kind == BINARY:
+            return (number + 1, len(data))
+    raise AssertionError(f"not a request: {request!r}")
+
+
 @app.server("bench_server")
 class Server(GenServer):
-    """Adds; and the jobs of bench/instead.py."""
+    """Answers with a `gen_server:call`."""
 
     def handle_call(self, request: Any, caller: Any) -> Any:
-        match request:
-            case (kind, a, b) if kind == ADD:
-                return a + b
-            case (kind, fields) if kind == MAP:
-                return {**fields, b"n": fields[b"n"] + 1}
-            case (kind, number, data) if kind == BINARY:
-                return (number + 1, len(data))
-        raise AssertionError(f"not a request: {request!r}")
+        return answer_to(request)
+
+
+# Answers an `erpc:call`.
+app.expose("tumen_bench", "answer", inline=True)(answer_to)
 
 
 @app.expose("tumen_bench", "add", inline=True)
