@@ -417,6 +417,7 @@ static void *engine_run(void *arg)
     tumen_engine *engine = arg;
     bool own = engine->driver == TUMEN_DRIVER_THREAD;
     int rc = own ? engine_open_io(engine) : 0;
+    if (own) tm_notify_punctual();
     pthread_mutex_lock(&engine->command_lock);
     engine->rc = rc;
     engine->started = true;

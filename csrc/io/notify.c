@@ -48,7 +48,6 @@ void tm_notify_punctual(void)
 
 void tm_notify_pause(unsigned ns)
 {
-    tm_notify_punctual();
     struct timespec pause = {.tv_nsec = (long)ns};
     clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
 }

@@ -16,7 +16,7 @@ void tm_notify_close(int fd);
 
 /* The calling thread's pauses and waits end within 1 us of their time from now on. */
 void tm_notify_punctual(void);
-/* Lets about that much time pass, up to a second. Makes the calling thread punctual. */
+/* Lets about that much time pass, up to a second. */
 void tm_notify_pause(unsigned ns);
 
 #endif

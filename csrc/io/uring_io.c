@@ -19,7 +19,6 @@ int tm_io_uring_create(const tm_io_options *options, tm_io **io, char *why, size
 #include <unistd.h>
 
 #include "../base/check.h"
-#include "notify.h"
 
 /* Completions taken in one turn: the engine has timers and commands to see to as well. */
 #define REAP_MAX 4096
@@ -641,7 +640,6 @@ int tm_io_uring_create(const tm_io_options *options, tm_io **io, char *why, size
         uring_destroy(&u->io);
         return rc;
     }
-    tm_notify_punctual();
     *io = &u->io;
     return 0;
 }
