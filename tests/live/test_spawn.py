@@ -139,9 +139,12 @@ async def test_spawn_request_is_answered_with_link_and_monitor(
         "process_flag(trap_exit, true), "
         "R = spawn_request(N, 'Elixir.ML', talk, [self()], [{reply_tag, answer} | O]), "
         "P = receive {answer, R, ok, X} -> X after 5000 -> timeout end, "
-        "receive {talking, P} -> P ! stop after 5000 -> timeout end, "
-        "E = receive {'EXIT', P, W1} -> W1 after 300 -> none end, "
-        "D = receive {'DOWN', R, process, P, W2} -> W2 after 300 -> none end, {E, D}",
+        "M = receive {talking, P} -> monitor(process, P) after 5000 -> timeout end, P ! stop, "
+        "receive {'DOWN', M, process, P, _} -> ok after 5000 -> timeout end, "
+        # Whatever else that end had to tell is here when the node has answered.
+        "pong = net_adm:ping(N), "
+        "E = receive {'EXIT', P, W1} -> W1 after 0 -> none end, "
+        "D = receive {'DOWN', R, process, P, W2} -> W2 after 0 -> none end, {E, D}",
         N=Atom(node.name),
         O=options,
     )
