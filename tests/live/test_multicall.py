@@ -16,6 +16,9 @@ from tumen import Atom
 pytestmark = pytest.mark.asyncio
 
 NOBODY = "nobody@127.0.0.1"
+# For calls that one node answers and another one never does, seconds: on a busy machine the first
+# may be too short for the one that answers.
+DEADLINES = (0.5, 2.0, 8.0)
 
 
 @pytest.fixture
@@ -48,9 +51,15 @@ async def test_multicall_keeps_what_was_answered_at_the_deadline(
         await hang()
 
     node.expose("timer", "sleep", slow)
-    results = await node.multicall([shared_beam.name, node.name], "timer", "sleep", [1], timeout=1)
+    # Until the BEAM is quick enough: the deadline is the test's own.
+    for timeout in DEADLINES:
+        results = await node.multicall(
+            [shared_beam.name, node.name], "timer", "sleep", [1], timeout=timeout
+        )
+        assert isinstance(results[node.name].error, tumen.CallTimeout)
+        if results[shared_beam.name].ok:
+            break
     assert results[shared_beam.name].value == Atom("ok")
-    assert isinstance(results[node.name].error, tumen.CallTimeout)
     results = await node.multicall([shared_beam.name], "timer", "sleep", [60_000], timeout=0.05)
     assert isinstance(results[shared_beam.name].error, tumen.CallTimeout)
 
@@ -164,9 +173,14 @@ async def test_sbcast_keeps_what_was_answered_at_the_deadline(
 
     node.unregister("rex")
     node.spawn(silent, name="rex")
-    results = await node.sbcast([node.name, shared_beam.name], "init", Atom("x"), timeout=1)
+    for timeout in DEADLINES:
+        results = await node.sbcast(
+            [node.name, shared_beam.name], "init", Atom("x"), timeout=timeout
+        )
+        assert isinstance(results[node.name].error, tumen.CallTimeout)
+        if results[shared_beam.name].ok:
+            break
     assert results[shared_beam.name].ok
-    assert isinstance(results[node.name].error, tumen.CallTimeout)
 
 
 async def test_blocking_node_has_the_same_calls(
