@@ -172,9 +172,9 @@ async def test_every_call_has_the_answer_of_a_beam(
 OTHERS = {
     "erpc:call with an external fun": "erpc:call(N, fun nomod:nofun/0)",
     "timeout of rpc:call": "rpc:call(N, timer, sleep, [10000], 50)",
-    "timeout of rpc:block_call": "rpc:block_call(N, timer, sleep, [100], 20)",
+    "timeout of rpc:block_call": "rpc:block_call(N, timer, sleep, [1000], 20)",
     "timeout of erpc:call": "erpc:call(N, timer, sleep, [10000], 50)",
-    "timeout of one of several": "erpc:multicall([N, node()], timer, sleep, [300], 50)",
+    "timeout of one of several": "erpc:multicall([N, node()], timer, sleep, [10000], 50)",
     "rpc:multicall with a node that is not there": "rpc:multicall([N, 'no@127.0.0.1'], lists, seq, "
     "[1, 2], 5000)",
     "erpc:multicall with a node that is not there": "erpc:multicall(['no@127.0.0.1', N], lists, "

@@ -103,7 +103,7 @@ async def test_python_sees_undef_killed_timeout_and_noconnection(
         (Atom("signal"), Atom("killed")),
     )
     with pytest.raises(tumen.CallTimeout):
-        await node.rpc(beam.name, "timer", "sleep", [500], timeout=0.05)
+        await node.rpc(beam.name, "timer", "sleep", [60_000], timeout=0.05)
     waiting = asyncio.create_task(node.rpc(beam.name, "timer", "sleep", [60_000]))
     assert await node.rpc(beam.name, "erlang", "node") == Atom(beam.name)
     beam.kill()

@@ -77,7 +77,7 @@ def test_a_timeout_is_as_a_beams_and_its_late_reply_reaches_nobody(
     source = CATCHING + (
         "Here = fun(D, R) -> C(fun() -> gen_server:call(D, R, 100) end) end,"
         "Deaf = spawn(fun() -> receive stop -> ok end end),"
-        "Python = Here({counter, N}, {slow, 400}), Beam = Here(Deaf, {slow, 400}),"
+        "Python = Here({counter, N}, {slow, 1500}), Beam = Here(Deaf, {slow, 1500}),"
         "done = gen_server:call({counter, N}, {slow, 1}),"
         "{Python, Beam, erlang:process_info(self(), messages)}"
     )
@@ -89,7 +89,7 @@ def test_a_timeout_is_as_a_beams_and_its_late_reply_reaches_nobody(
             (
                 Atom("gen_server"),
                 Atom("call"),
-                [(Atom("counter"), N), (Atom("slow"), 400), 100],
+                [(Atom("counter"), N), (Atom("slow"), 1500), 100],
             ),
         ),
     )
@@ -145,7 +145,7 @@ def test_an_exit_of_its_own_has_its_reason_as_it_is(served: Serving, shell: peer
 def test_rpc_and_erpc_of_an_exposed_function_return(served: Serving, shell: peers.Beam) -> None:
     source = (
         "5 = rpc:call(N, demo, add, [2, 3]), 5 = erpc:call(N, demo, add, [2, 3]),"
-        '5 = erpc:call(N, demo, add, [2, 3], 1000), T = {[1.5, nil], <<"x">>, self()},'
+        '5 = erpc:call(N, demo, add, [2, 3], 5000), T = {[1.5, nil], <<"x">>, self()},'
         "T = erpc:call(N, demo, echo, [T]), #{score := 1.5} ="
         " rpc:call(N, 'Elixir.ML', predict, [[1.0, 2.0]]),"
         "done = rpc:call(N, demo, block, [10]),"
@@ -195,8 +195,8 @@ def test_an_erpc_that_takes_too_long_times_out_as_a_beams(
     served: Serving, shell: peers.Beam
 ) -> None:
     source = CATCHING + (
-        "{C(fun() -> erpc:call(N, demo, block, [600], 100) end),"
-        " C(fun() -> erpc:call(node(), timer, sleep, [600], 100) end)}"
+        "{C(fun() -> erpc:call(N, demo, block, [3000], 100) end),"
+        " C(fun() -> erpc:call(node(), timer, sleep, [3000], 100) end)}"
     )
     python, beam = shell.eval_sync(source, N=N)
     assert python == beam == (Atom("error"), (Atom("erpc"), Atom("timeout")))

@@ -49,7 +49,7 @@ async def node(backend: str, epmd: peers.Epmd) -> AsyncIterator[tumen.Node]:
         [
             ChildSpec("first", Counter, (10,), name="first"),
             ChildSpec("inner", Inner),
-            ChildSpec("last", Counter, (20,), "transient", 0.5, name="last"),
+            ChildSpec("last", Counter, (20,), "transient", 7.5, name="last"),
         ],
         intensity=2,
         period=PERIOD,
@@ -87,7 +87,7 @@ async def test_beam_sees_the_children_the_last_first(
             Atom("start"): (module, Atom("start_link"), [20]),
             Atom("restart"): Atom("transient"),
             Atom("significant"): False,
-            Atom("shutdown"): 500,
+            Atom("shutdown"): 7500,
             Atom("type"): WORKER,
             Atom("modules"): [module],
         },

@@ -41,7 +41,7 @@ async def test_get_state_shows_the_public_attributes(
     shown = await shared_beam.eval("sys:get_state(D)", D=named(node))
     state = {Atom("n"): 10, Atom("seen"): [], Atom("callers"): []}
     assert shown == (state if shared_beam.runtime.name == "otp28" else (OK, state))
-    shown = await shared_beam.eval("sys:get_state(D, 1000)", D=named(node, "other"))
+    shown = await shared_beam.eval("sys:get_state(D, 5000)", D=named(node, "other"))
     assert shown in ((OK, (Atom("state"), 10)), (Atom("state"), 10))
 
 
@@ -97,7 +97,7 @@ async def test_same_requests_have_the_same_replies_as_from_a_gen_server(
         "Try = fun(F) -> try F() catch Cl:{Re, {M, F1, [_ | As]}} -> {Cl, Re, M, F1, As} end end, "
         "Keys = fun({ok, L}) when is_list(L) -> [element(1, T) || T <- L]; (X) -> X end, "
         "[Try(F) || F <- ["
-        "fun() -> sys:suspend(D) end, fun() -> sys:suspend(D, 1000) end, "
+        "fun() -> sys:suspend(D) end, fun() -> sys:suspend(D, 5000) end, "
         "fun() -> Keys(sys:statistics(D, get)) end, "
         "fun() -> sys:resume(D) end, fun() -> sys:resume(D) end, "
         "fun() -> sys:change_code(D, m, undefined, []) end, "
