@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -269,14 +268,15 @@ async def test_abandoned_call_never_starts_and_a_running_one_can_see_it(
         assert started == [1, 4]
 
 
-# A quick call that takes no longer did not wait for another: those block for a second.
+# A quick call that takes no longer did not wait for another: those block until it was measured.
 ENOUGH_US = 5000
+EVAL_TIMEOUT = 60.0
 
 
 async def test_blocking_calls_leave_the_node_answering(
     epmd: peers.Epmd, backend: str, shared_beam: peers.Beam
 ) -> None:
-    """Sixty-four calls of a second, half of them with 500 ms to wait."""
+    """Sixty-four calls that block, half of them with 500 ms to wait."""
     figures = []
     async with make_node(cookie=peers.COOKIE, epmd="auto") as node:
         node.expose("Elixir.ML", "quick", lambda x: x, inline=True)
@@ -292,13 +292,15 @@ async def test_blocking_calls_leave_the_node_answering(
 async def block_and_measure(node: tumen.Node, beam: peers.Beam) -> tuple[int, int]:
     """The p99 of quick calls before and while 64 others block, microseconds."""
     started: list[int] = []
+    opened = threading.Event()
 
     def block(number: int) -> int:
         started.append(number)
-        time.sleep(1)  # what blocks: the others are measured beside it
+        opened.wait(EVAL_TIMEOUT)
         return number
 
     node.expose("Elixir.ML", "block", block)
+    node.expose("Elixir.ML", "open", opened.set, inline=True)
     node.expose("Elixir.ML", "started", lambda: len(started), inline=True)
     measure = (
         "P99 = fun() -> L = lists:sort([element(1, timer:tc(fun() -> "
@@ -307,12 +309,13 @@ async def block_and_measure(node: tumen.Node, beam: peers.Beam) -> tuple[int, in
     )
     idle, busy, results = await beam.eval(
         ERPC + measure + "S = self(), Idle = M(), "
-        "[spawn(fun() -> S ! {I, Erpc(block, [I], case I rem 2 of 0 -> 500; 1 -> 30000 end)} "
+        "[spawn(fun() -> S ! {I, Erpc(block, [I], case I rem 2 of 0 -> 500; 1 -> infinity end)} "
         "end) || I <- lists:seq(1, 64)], (fun F() -> case erpc:call(N, 'Elixir.ML', started, []) "
         "of Count when Count >= 16 -> ok; _ -> F() end end)(), Busy = M(), "
-        "{Idle, Busy, [receive {I, R} -> {I, R} end || I <- lists:seq(1, 64)]}",
+        "Get = fun(Which) -> [receive {I, R} -> {I, R} end || I <- lists:seq(Which, 64, 2)] end, "
+        "Late = Get(2), erpc:call(N, 'Elixir.ML', open, []), {Idle, Busy, Late ++ Get(1)}",
         N=Atom(node.name),
-        timeout=60,
+        timeout=EVAL_TIMEOUT,
     )
     timeout = (Atom("error"), (Atom("erpc"), Atom("timeout")))
     for number, result in results:
