@@ -20,12 +20,14 @@ import tumen
 from faults.evil import Evil, digest
 from faults.scene import Scene, eventually, scene
 from nodes import HOST, until
-from tumen import events
+from tumen import Limits, events
 
 pytestmark = pytest.mark.asyncio
 
 # Nodes of the scene are called victim…: these are below and above.
 BELOW, ABOVE = f"a-peer@{HOST}", f"z-peer@{HOST}"
+# A verified handshake waits for ours a quarter of this: longer than a test needs for its steps.
+PATIENT = Limits(handshake_time_ms=60_000)
 
 
 class Peer:
@@ -85,9 +87,9 @@ class Peer:
 
 
 @contextlib.asynccontextmanager
-async def peer(name: str) -> AsyncIterator[Peer]:
+async def peer(name: str, limits: Limits = PATIENT) -> AsyncIterator[Peer]:
     """When it ends the peer has exactly one connection, which came up once and never went down."""
-    async with scene() as s:
+    async with scene(limits=limits) as s:
         it = Peer(s, name)
         try:
             yield it
@@ -136,7 +138,8 @@ async def test_greater_peer_that_dials_after_us_wins(backend: str) -> None:
 
 
 async def test_greater_peer_wins_although_it_lets_us_go_on(backend: str) -> None:
-    async with peer(ABOVE) as it:
+    # Its handshake waits for the end of ours, which it never brings about: a quarter of the limit.
+    async with peer(ABOVE, Limits()) as it:
         await it.dialled()
         assert await in_thread(it.dial) == b"sok_simultaneous"
         await in_thread(it.reply)
@@ -215,7 +218,7 @@ async def test_message_waits_for_the_peer_that_is_under_way_when_ours_cannot_get
 async def test_failed_attempt_is_reported_when_the_peer_under_way_gives_up_too(
     backend: str,
 ) -> None:
-    async with scene() as s:
+    async with scene(limits=PATIENT) as s:
         it = Peer(s, BELOW)
         try:
             assert await in_thread(it.dial) == b"sok"
@@ -227,7 +230,7 @@ async def test_failed_attempt_is_reported_when_the_peer_under_way_gives_up_too(
             assert not connecting.done()
             it.out.close()
             with pytest.raises((tumen.NoConnection, OSError)):
-                async with asyncio.timeout(2):
+                async with asyncio.timeout(10):
                     await connecting
         finally:
             it.close()
@@ -253,7 +256,7 @@ def s_stranger(s: Scene, name: str) -> Evil:
 
 
 async def test_bytes_before_our_ack_end_a_handshake_that_waits(backend: str) -> None:
-    async with scene() as s:
+    async with scene(limits=PATIENT) as s:
         it = Peer(s, BELOW)
         try:
             assert await in_thread(it.dial) == b"sok"
