@@ -383,7 +383,10 @@ class Evil:
 
 
 class Pinger(threading.Thread):
-    """Pings on a connection of its own, one ping after the other, until it is stopped."""
+    """Pings on a connection of its own, one ping after the other, until it is stopped, and a few
+    however soon that is."""
+
+    COUNT_MIN = 3
 
     def __init__(self, evil: Evil) -> None:
         super().__init__(daemon=True)
@@ -394,7 +397,7 @@ class Pinger(threading.Thread):
 
     def run(self) -> None:
         try:
-            while not self._stopping.wait(0.002):
+            while not self._stopping.wait(0.002) or len(self.took) < self.COUNT_MIN:
                 start = time.monotonic()
                 self.evil.ping(len(self.took) + 1)
                 self.took.append(time.monotonic() - start)

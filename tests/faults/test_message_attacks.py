@@ -304,7 +304,6 @@ async def test_hash_flood_arrives_as_a_term_map_while_others_are_answered(backen
                 s.mail.clear()
                 evil.ping()
         assert max(took) < SLACK_S
-        assert len(took) > 2
 
 
 async def test_floods_below_the_flood_check_do_not_stop_the_node(backend: str) -> None:
