@@ -20,6 +20,8 @@ from tumen import Atom, events
 pytestmark = pytest.mark.asyncio
 
 SMALL = tumen.Limits(sendq_bytes_high=64 * 1024)
+# After so long an attempt at a silent host fails: what has to happen before takes milliseconds.
+HELD_MS = 1000
 
 
 class Silence:
@@ -71,7 +73,7 @@ async def test_send_is_busy_at_the_high_water_and_says_so_once(
 
 
 async def test_lost_messages_are_counted_in_the_event(backend: str, silence: Silence) -> None:
-    async with make_node(limits=tumen.Limits(handshake_time_ms=200)) as node:
+    async with make_node(limits=tumen.Limits(handshake_time_ms=HELD_MS)) as node:
         await silence.join(node)
         seen = node.events()
         for n in range(7):
@@ -108,15 +110,24 @@ async def test_send_wait_and_call_wait_for_room(backend: str) -> None:
 
 
 async def test_waiting_for_room_ends_with_the_connection(backend: str, silence: Silence) -> None:
-    limits = SMALL.replace(handshake_time_ms=300)
+    limits = SMALL.replace(handshake_time_ms=HELD_MS)
     async with make_node(limits=limits) as node:
         await silence.join(node)
-        node.send(("x", silence.name), bytes(100_000))
+        seen = node.events()
+
+        def fill() -> None:
+            for _ in range(1000):
+                node.send(("x", silence.name), bytes(1000))
+
+        with pytest.raises(tumen.Busy):
+            fill()
         with pytest.raises(tumen.CallTimeout) as caught:
             await node.call(("x", silence.name), 1, timeout=0.05)
         assert not caught.value.may_have_executed
+        waiting = asyncio.create_task(node.send_wait(("x", silence.name), 1))
+        await next_event(seen, events.ConnectFailed)
         # The failed connection's queue is gone, so the message is accepted for the next one.
-        await asyncio.wait_for(node.send_wait(("x", silence.name), 1), 5)
+        await asyncio.wait_for(waiting, 5)
 
 
 async def test_limits_change_while_the_node_runs(backend: str, silence: Silence) -> None:
@@ -228,7 +239,7 @@ async def test_local_message_with_large_binaries_arrives(backend: str) -> None:
 async def test_lent_memory_of_a_failed_connection_comes_back(
     backend: str, silence: Silence
 ) -> None:
-    async with make_node(limits=tumen.Limits(handshake_time_ms=100)) as node:
+    async with make_node(limits=tumen.Limits(handshake_time_ms=HELD_MS)) as node:
         await silence.join(node)
         owner = Owner(100_000)
         ref = weakref.ref(owner)
