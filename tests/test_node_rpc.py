@@ -127,7 +127,7 @@ async def test_running_call_sees_that_its_caller_has_gone(backend: str) -> None:
     async with pair() as (a, b):
         a.expose("m", "work", work)
         with pytest.raises(tumen.CallTimeout) as caught:
-            await b.rpc(a.name, "m", "work", timeout=0.02)
+            await b.rpc(a.name, "m", "work", timeout=0.5)
         assert caught.value.may_have_executed
         assert await asyncio.wait_for(seen, 5) == (b.name, "m", "work")
     assert tumen.current_call() is None
