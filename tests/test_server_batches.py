@@ -372,9 +372,12 @@ async def test_calls_of_callers_that_have_given_up_are_left_out(backend: str) ->
 
 async def test_handler_does_not_run_for_nobody(backend: str) -> None:
     async with pair() as (a, b):
-        server, pid = await start(a, 64, 0.2)
+        server, pid = await start(a, 64, NEVER)
         assert isinstance(await ask(b, pid, 1, 0.02), tumen.CallTimeout)
+        # That ends the wait for more calls.
         b.cast(pid, 2)
+        await until(lambda: server.seen)
+        server.max_wait = 0.0
         assert await b.call(pid, 3) == (OK, 3)
         assert server.seen == [(Atom("cast"), 2), [3]]
 
