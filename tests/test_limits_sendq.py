@@ -24,11 +24,13 @@ HEAD = 256
 
 
 class Stalled:
-    """A peer that reads nothing, and a node whose kernel takes nothing more for it."""
+    """A peer that reads nothing, and a node whose kernel takes nothing more for it; `other` is a
+    peer of that node that reads."""
 
-    def __init__(self, node: tumen.Node, evil: Evil, size: int) -> None:
+    def __init__(self, node: tumen.Node, evil: Evil, other: Evil, size: int) -> None:
         self.node = node
         self.evil = evil
+        self.other = other
         self.size = size
         self.to = Pid(evil.name, 1, 0, evil.creation)
         self.sent = 0
@@ -61,12 +63,14 @@ class Stalled:
         raise AssertionError(f"no {kind.__name__}")
 
     async def stall(self) -> None:
-        """Fills the queue until the kernel takes nothing for a while."""
+        """Fills the queue until the kernel takes nothing in ten turns of the engine."""
         seen, times = -1, 0
 
         def stuck() -> bool:
             nonlocal seen, times
             self.fill()
+            # Its answer takes a turn.
+            self.other.ping()
             out = self.connection.bytes_out
             times = times + 1 if out == seen else 0
             seen = out
@@ -91,10 +95,11 @@ class Stalled:
 @asynccontextmanager
 async def stalled(size: int = 16 * KIB, **limits: int) -> AsyncIterator[Stalled]:
     async with make_node(limits=Limits(**{"sendq_bytes_high": HIGH, **limits})) as node:
-        with Evil(cookie=COOKIE, receive_bytes=4 * KIB) as evil:
-            evil.dial((HOST, node.info().port)).shake()
-            await eventually("up", node.nodes)
-            peer = Stalled(node, evil, size)
+        with Evil(cookie=COOKIE, receive_bytes=4 * KIB) as evil, Evil(cookie=COOKIE) as other:
+            for one in (evil, other):
+                one.dial((HOST, node.info().port)).shake()
+            await eventually("up", lambda: len(node.nodes()) == 2)
+            peer = Stalled(node, evil, other, size)
             await peer.stall()
             yield peer
 
@@ -192,7 +197,7 @@ async def test_queues_of_a_node_share_a_pool_and_each_peer_has_a_guaranteed_part
         with Evil(cookie=COOKIE, receive_bytes=4 * KIB) as evil:
             evil.dial((HOST, peer.node.info().port)).shake()
             await eventually("up", lambda: evil.name in peer.node.nodes())
-            other = Stalled(peer.node, evil, KIB)
+            other = Stalled(peer.node, evil, peer.other, KIB)
             # The pool is used up, and a peer that takes what it gets is served all the same.
             for _ in range(100):
                 await peer.node.send_wait(other.to, (other.sent, b""))
