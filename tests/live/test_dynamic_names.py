@@ -87,7 +87,7 @@ async def test_names_of_peers_on_one_host_differ(
             assert await beam.eval("net_kernel:connect_node(N)", N=Atom(node.name)) is True
             names.append((await beam.eval("node()")).text)
         assert len(set(names)) == 2
-        assert sorted(node.nodes()) == sorted(names)
+        await until(lambda: sorted(node.nodes()) == sorted(names))
 
 
 async def test_nameless_beam_that_is_not_allowed_stays_out(
@@ -166,7 +166,8 @@ async def test_two_tumen_nodes_name_each_other(backend: str) -> None:
         address = ("127.0.0.1", namer.info().port)
         await node.connect(namer.name, address)
         name = (await next_event(seen, events.Renamed)).node
-        assert namer.nodes() == [name]
+        # Who is dialled knows of it just after who dials.
+        await until(lambda: namer.nodes() == [name])
         assert await namer.ping(name)
         creation = node.info().creation
         await namer.disconnect(name)
