@@ -45,6 +45,11 @@ async def hang() -> None:
     await asyncio.get_running_loop().create_future()
 
 
+async def turn() -> None:
+    """One turn of the loop: tasks that were made before have begun, and others have had theirs."""
+    await asyncio.sleep(0)
+
+
 async def until(check: Callable[[], object]) -> None:
     """Returns once `check` is true: for what has no event to wait on."""
     async with asyncio.timeout(10):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import tumen
-from nodes import address, make_node, pair, until
+from nodes import address, make_node, pair, turn, until
 from tumen import Atom, Pid, TermMap
 
 pytestmark = pytest.mark.asyncio
@@ -108,7 +108,7 @@ async def test_one_task_reads_a_monitor(backend: str) -> None:
     async with make_node() as node:
         monitor = node.pg.monitor(b"g")
         reader = asyncio.create_task(anext(monitor))
-        await asyncio.sleep(0)
+        await turn()
         with pytest.raises(RuntimeError, match="another task"):
             await anext(monitor)
         monitor.close()

@@ -15,7 +15,7 @@ import tumen._core
 from faults.evil import Evil, atom, binary, frame, integer, tuple_of
 from gate import Gate
 from idle import idle_process
-from nodes import COOKIE, HOST, address, make_node, next_event, until
+from nodes import COOKIE, HOST, address, make_node, next_event, turn, until
 from tumen import Atom, Process, events
 
 pytestmark = pytest.mark.asyncio
@@ -250,7 +250,7 @@ async def test_loop_goes_on_while_many_objects_are_built(
     turns = 0
     async with asyncio.timeout(20):
         while not building(here):
-            await asyncio.sleep(0)
+            await turn()
         while proc._waiting() == 0:
             # The loop gives the interpreter away, and has to get it back.
             await asyncio.sleep(0.001)

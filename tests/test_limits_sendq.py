@@ -11,7 +11,7 @@ import pytest
 import tumen
 from faults.evil import Evil
 from faults.scene import eventually
-from nodes import COOKIE, HOST, make_node
+from nodes import COOKIE, HOST, make_node, turn
 from tumen import Busy, Limits, Pid, events
 
 pytestmark = pytest.mark.asyncio
@@ -126,7 +126,7 @@ async def test_busy_queue_tells_when_it_is_writable_and_has_lost_nothing(backend
         assert await peer.event(events.Busy) == events.Busy(peer.evil.name)
         waiting = asyncio.create_task(peer.node.send_wait(peer.to, (peer.sent, b"waited")))
         peer.sent += 1
-        await asyncio.sleep(0)
+        await turn()
         assert not waiting.done()
         numbers = await peer.read()
         assert numbers == list(range(peer.sent))
@@ -149,7 +149,7 @@ async def test_high_water_can_be_changed_while_running(backend: str) -> None:
 async def test_raised_high_water_wakes_who_waits(backend: str) -> None:
     async with stalled() as peer:
         waiting = asyncio.create_task(peer.node.send_wait(peer.to, 1))
-        await asyncio.sleep(0)
+        await turn()
         peer.node.set_limits(sendq_bytes_high=4 * HIGH)
         async with asyncio.timeout(5):
             await waiting
@@ -176,7 +176,7 @@ async def test_control_signals_pass_a_queue_that_is_busy(backend: str) -> None:
 async def test_connection_that_ends_with_a_full_queue_says_how_many_it_lost(backend: str) -> None:
     async with stalled() as peer:
         waiting = asyncio.create_task(peer.node.send_wait(peer.to, 1))
-        await asyncio.sleep(0)
+        await turn()
         accepted = peer.connection.queue_count
         assert accepted >= HIGH // (peer.size + HEAD)
         peer.evil.reset()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import tumen
-from nodes import HOST, address, make_node, next_event, pair, until
+from nodes import HOST, address, make_node, next_event, pair, turn, until
 from tumen import Atom, events
 
 pytestmark = pytest.mark.asyncio
@@ -232,7 +232,7 @@ async def test_local_message_with_large_binaries_arrives(backend: str) -> None:
     async with make_node() as node:
         node.send(node.spawn(main), (1, bytes(50_000), 2))
         assert await done == (1, bytes(50_000), 2)
-        await asyncio.sleep(0)
+        await turn()
         assert node._running.core._lent_count() == 0
 
 
@@ -318,6 +318,6 @@ async def test_node_under_a_stream_waits_for_more_of_it_unless_it_is_eager(backe
         # Each message is a write of its own: the loop takes a turn in between.
         async with asyncio.timeout(30):
             while not send():
-                await asyncio.sleep(0)
+                await turn()
         await until(lambda: counts == {"lazy": sent, "eager": sent})
         assert eager.info().engine["waits"] == 0

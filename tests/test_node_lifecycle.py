@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import tumen
-from nodes import COOKIE, HOST, Counter, address, echo, make_node, next_event, pair
+from nodes import COOKIE, HOST, Counter, address, echo, make_node, next_event, pair, turn
 from tumen._core import debug_counters
 
 pytestmark = pytest.mark.asyncio
@@ -106,7 +106,7 @@ async def test_stopping_ends_servers_in_reverse_order_then_processes(backend: st
 
     async with make_node(app=app) as node:
         node.spawn(process)
-        await asyncio.sleep(0)
+        await turn()
     shutdown = tumen.Atom("shutdown")
     assert ended == [("second", shutdown), ("first", shutdown), ("process", None)]
 

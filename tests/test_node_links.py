@@ -9,7 +9,7 @@ from typing import Any, Self
 import pytest
 
 import tumen
-from nodes import COOKIE, HOST, address, echo, make_node, next_event, pair, until
+from nodes import COOKIE, HOST, address, echo, make_node, next_event, pair, turn, until
 from tumen import events
 
 pytestmark = pytest.mark.asyncio
@@ -120,7 +120,7 @@ async def test_closed_stream_gets_nothing_more(backend: str) -> None:
     async with make_node() as node:
         with node.events() as seen:
             waiting = asyncio.ensure_future(anext(seen))
-            await asyncio.sleep(0)
+            await turn()
             with pytest.raises(RuntimeError, match="another task"):
                 await anext(seen)
         with pytest.raises(StopAsyncIteration):

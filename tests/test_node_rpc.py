@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import tumen
-from nodes import hang, make_node, pair, until
+from nodes import hang, make_node, pair, turn, until
 from tumen import Atom
 
 pytestmark = pytest.mark.asyncio
@@ -29,7 +29,7 @@ async def test_rpc_returns_raises_and_refuses(backend: str, where: str) -> None:
 
     @app.expose("m")
     async def slow(x: Any) -> Any:
-        await asyncio.sleep(0)
+        await turn()
         if x == 1:
             raise tumen.Exit(Atom("one"))
         if x == 2:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import tumen
-from nodes import echo, hang, make_node, pair, until
+from nodes import echo, hang, make_node, pair, turn, until
 from tumen import Atom
 
 pytestmark = pytest.mark.asyncio
@@ -99,7 +99,7 @@ async def test_exit_signal_kills_at_once_and_cancels_the_task(backend: str) -> N
     async with make_node() as node:
         pid = node.spawn(main, name="stubborn")
         monitor = node.monitor(pid)
-        await asyncio.sleep(0)
+        await turn()
         node.exit(pid, Atom("enough"))
         assert await monitor == Atom("enough")
         assert node.whereis("stubborn") is None
@@ -128,7 +128,7 @@ async def test_kill_cannot_be_trapped_and_normal_is_ignored(backend: str) -> Non
         node.spawn(watch, name="watcher")
         pid = node.spawn(main)
         monitor = node.monitor(pid)
-        await asyncio.sleep(0)
+        await turn()
         node.exit(pid, Atom("please"))
         tag, sender, reason = await watcher.get()
         assert (tag, reason) == (Atom("EXIT"), Atom("please"))
@@ -284,7 +284,7 @@ async def test_reading_a_dead_process_raises_with_its_reason(backend: str) -> No
 
     async with make_node() as node:
         pid = node.spawn(main)
-        await asyncio.sleep(0)
+        await turn()
         (proc,) = processes
         node.exit(pid, Atom("enough"))
         await node.join(pid)

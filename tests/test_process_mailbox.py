@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import tumen
-from nodes import make_node, pair, until
+from nodes import make_node, pair, turn, until
 from tumen import Atom
 
 pytestmark = pytest.mark.asyncio
@@ -106,7 +106,7 @@ async def test_cancelled_receive_leaves_the_mailbox_usable(backend: str) -> None
     async with make_node() as node:
         proc = await Inbox().open(node)
         waiting = asyncio.create_task(proc.receive())
-        await asyncio.sleep(0)
+        await turn()
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
         node.send(proc.pid, 1)
@@ -117,7 +117,7 @@ async def test_two_readers_of_one_mailbox_are_refused(backend: str) -> None:
     async with make_node() as node:
         proc = await Inbox().open(node)
         waiting = asyncio.create_task(proc.receive())
-        await asyncio.sleep(0)
+        await turn()
         with pytest.raises(RuntimeError, match="another task"):
             await proc.receive()
         waiting.cancel()
@@ -137,7 +137,7 @@ async def test_busy_reader_gives_the_loop_a_turn(backend: str) -> None:
         async def other() -> None:
             while not done.is_set():
                 turns.append(seen)
-                await asyncio.sleep(0)
+                await turn()
 
         seen = 0
         task = asyncio.create_task(other())
@@ -163,7 +163,7 @@ async def test_slow_handler_gives_the_loop_a_turn_after_a_millisecond(backend: s
             nonlocal turns
             while True:
                 turns += 1
-                await asyncio.sleep(0)
+                await turn()
 
         task = asyncio.create_task(other())
         seen = 0

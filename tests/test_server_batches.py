@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import tumen
-from nodes import make_node, pair, until
+from nodes import make_node, pair, turn, until
 from tumen import Atom, Call
 
 pytestmark = pytest.mark.asyncio
@@ -176,7 +176,7 @@ async def test_wait_is_counted_from_the_first_call(backend: str) -> None:
         begin = time.monotonic()
         while not server.seen and time.monotonic() - begin < 10:
             calls.append(ask(node, pid, len(calls)))
-            await asyncio.sleep(0)
+            await turn()
         assert await asyncio.wait_for(asyncio.gather(*calls), 10) == [
             (OK, n) for n in range(len(calls))
         ]
@@ -577,6 +577,6 @@ async def test_server_under_load_gives_the_loop_its_turns(backend: str, overload
         turns = 0
         while not all(call.done() for call in calls):
             turns += 1
-            await asyncio.sleep(0)
+            await turn()
         assert [call.result() for call in calls] == [(OK, n) for n in range(201)]
         assert turns > 40

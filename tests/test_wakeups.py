@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import tumen
-from nodes import address, make_node, pair, until
+from nodes import address, make_node, pair, turn, until
 from tumen import Atom
 
 DRIVERS = ["thread", "loop"]
@@ -61,7 +61,7 @@ async def test_processes_that_wake_each_other_leave_the_loop_its_turns(backend: 
         b.send(one, two)
         await until(lambda: a._state.core.process(tumen.calls.key_of(two)) is not None)
         for _ in range(100):
-            await asyncio.sleep(0)
+            await turn()
         assert await b.ping(a.name)
 
 
@@ -169,7 +169,7 @@ async def test_cancelled_wait_says_so(backend: str) -> None:
             await pending
 
         task = asyncio.create_task(wait())
-        await asyncio.sleep(0)
+        await turn()
         task.cancel("enough")
         with pytest.raises(asyncio.CancelledError, match="enough"):
             await task

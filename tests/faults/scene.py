@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 import tumen
 from faults.evil import Evil, integer, reg_send, tuple_of
-from nodes import COOKIE, HOST, make_node
+from nodes import COOKIE, HOST, make_node, turn
 from tumen import events
 
 # Timed assertions are about seconds where milliseconds are usual; a sanitizer needs more of both.
@@ -192,7 +192,7 @@ async def scene(**options: Any) -> AsyncIterator[Scene]:
     async with make_node("victim", **options) as node:
         stage = Scene(node)
         watcher = asyncio.create_task(stage.watch())
-        await asyncio.sleep(0)  # the watcher's stream exists from here on
+        await turn()  # the watcher's stream exists from here on
         try:
             await stage.begin()
             yield stage

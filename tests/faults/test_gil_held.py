@@ -37,8 +37,9 @@ PING_US, SLOWEST_US = 1_000_000, 5_000_000
 
 CHILD = Path(__file__).with_name("child_node.py")
 
-# Numbers to the sink, and pings meanwhile and after; then nothing at all for longer than a peer may
-# be silent; then pings again. {[{When, Answer, Microseconds}], When all numbers were sent}
+# Numbers to the sink, and pings meanwhile and after, five a second; then nothing at all for longer
+# than a peer may be silent; then pings again.
+# {[{When, Answer, Microseconds}], When all numbers were sent}
 DURING = """
     Ping = fun(_) ->
         timer:sleep(200),

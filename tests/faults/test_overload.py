@@ -33,7 +33,8 @@ HALF_MS, MOST_MS = 5.0, 100.0
 # Which release calls the node of which backend.
 CALLERS = {"uring": "otp28", "epoll": "otp25"}
 
-# {idle before, meanwhile, idle after} in microseconds, and the answers by number of the call
+# {idle before, meanwhile, idle after} in microseconds, and the answers by number of the call. A
+# call that is measured begins a millisecond after the one before: they are no load themselves.
 ATTACK = """
     Echo = fun(I) ->
         timer:sleep(1),

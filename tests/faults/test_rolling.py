@@ -29,7 +29,8 @@ BLOCKS_ONE_IN, BLOCK_MS = 20, 2000
 HURRIED_MS, PATIENT_MS = 500, 60_000
 LARGE_BYTES = 600_000
 
-# [{id, node, hurried?, outcome}], and the messages left in the callers' mailboxes
+# [{id, node, hurried?, outcome}], and the messages left in the callers' mailboxes. While the group
+# has no member there is nobody to call: a look every 5 ms.
 LEDGER = """
 defmodule TumenRequest do
   defstruct [:id, :block_ms, :payload]

@@ -19,7 +19,7 @@ import pytest
 import tumen
 from faults.evil import Evil, digest
 from faults.scene import Scene, eventually, scene
-from nodes import HOST, until
+from nodes import HOST, turn, until
 from tumen import Limits, events
 
 pytestmark = pytest.mark.asyncio
@@ -206,7 +206,7 @@ async def test_message_waits_for_the_peer_that_is_under_way_when_ours_cannot_get
         it.server.close()
         it.connecting = asyncio.create_task(it.s.node.connect(name, address))
         it.s.node.send(("somebody", name), 7)
-        await asyncio.sleep(0)
+        await turn()
         await refused(it.s.node, address)
         assert not it.connecting.done()
         await in_thread(it.reply)
@@ -225,7 +225,7 @@ async def test_failed_attempt_is_reported_when_the_peer_under_way_gives_up_too(
             address = it.address
             it.server.close()
             connecting = asyncio.create_task(s.node.connect(BELOW, address))
-            await asyncio.sleep(0)
+            await turn()
             await refused(s.node, address)
             assert not connecting.done()
             it.out.close()

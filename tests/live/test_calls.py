@@ -213,6 +213,7 @@ async def test_hundred_thousand_messages_arrive_in_order_both_ways(
         await node.send_wait(sink, n)
     assert await asyncio.wait_for(done, 60)
     await sending
+    # A process that takes nothing has no event either: it is asked every 10 ms.
     in_order = await shared_beam.eval(
         "F = fun F() -> case process_info(P, message_queue_len) of {_, C} -> ok; "
         "_ -> timer:sleep(10), F() end end, F(), "

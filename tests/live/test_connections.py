@@ -93,6 +93,7 @@ async def rounds(node: tumen.Node, beam: peers.Beam, count: int) -> None:
                 Message=(Atom("from_beam"), number),
             )
         )
+        # Another phase each round.
         await asyncio.sleep(choice.choice([0, 2e-4, 5e-4, 1e-3, 2e-3, 3e-3]))
         node.send(("box", beam.name), (Atom("from_us"), number))
         async with asyncio.timeout(10):

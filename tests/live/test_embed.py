@@ -30,6 +30,7 @@ def embedded(beam: peers.Beam) -> Iterator[subprocess.Popen[str]]:
         text=True,
     )
     try:
+        # Waits for the connection; a look every 10 ms: the BEAM may have been told before it asks.
         beam.eval_sync(
             "W = fun W() -> case lists:member(N, nodes(hidden)) of"
             " true -> ok; false -> timer:sleep(10), W() end end, W()",

@@ -15,7 +15,7 @@ import pytest_asyncio
 import flags
 import peers
 import tumen
-from nodes import echo, make_node, settles, until
+from nodes import echo, make_node, settles, turn, until
 from tumen import Atom, Busy, Limits, Pid, Process
 
 pytestmark = pytest.mark.asyncio
@@ -158,7 +158,7 @@ async def test_several_senders_at_once_are_each_heard_in_order(
         for number, size in enumerate(sizes * 2):
             proc.send(sink.pid, (name, number, data(size, name + number)))
             if number % 3 == 0:
-                await asyncio.sleep(0)
+                await turn()
 
     def start(name: int) -> Pid:
         return node.spawn(lambda proc: sender(proc, name))

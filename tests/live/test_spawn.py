@@ -14,7 +14,7 @@ import pytest_asyncio
 import peers
 import tumen
 from idle import idle_process
-from nodes import make_node, until
+from nodes import make_node, turn, until
 from tumen import Atom
 
 pytestmark = pytest.mark.asyncio
@@ -471,7 +471,7 @@ async def test_dead_requester_takes_its_linked_process_along(
     asked = asyncio.create_task(
         proc.spawn_remote(beam.name, "timer", "sleep", [60_000], link=True, monitor=True)
     )
-    await asyncio.sleep(0)
+    await turn()
     node.exit(proc.pid, Atom("kill"))
     with pytest.raises(tumen.ProcessExited):
         await asked
