@@ -232,6 +232,8 @@ async def test_block_calls_run_one_after_the_other(
 
     node.expose("m", "work", work)
     node.expose("m", "open", opened.set, inline=True)
+    # A BEAM that is still connecting has queued the call, and says nothing of its end.
+    assert await node.ping(shared_beam.name)
     result = await shared_beam.eval(
         # What rpc:block_call does, but for the wait: so they arrive in this order.
         "Ask = fun(I) -> gen_server:send_request({rex, N}, "
