@@ -790,6 +790,29 @@ static void a_small_message_is_taken_while_a_large_one_is_on_its_way(void **stat
     world_close(w);
 }
 
+/* A flush behind the engine's write has nothing to do: that write's end takes along what was queued. */
+static void a_flush_leaves_what_is_queued_to_the_write_in_flight(void **state)
+{
+    (void)state;
+    world *w = world_open(ALL_FLAGS, &(tm_mem_options){.seed = 3, .room_bytes = 100000});
+    say(w, 1, 60000);
+    world_write(w);
+    assert_true(w->peer->sending);
+    for (int i = 0; i < 4; i++) {
+        say(w, 2, 60000); /* more than a caller would write himself */
+        tm_node_lock(&w->node);
+        assert_true(tm_connection_write_direct(w->peer));
+        tm_node_unlock(&w->node);
+    }
+    assert_int_equal(w->engine.direct_sends, 0);
+    while (world_step(w)) continue; /* nobody calls tm_connection_write */
+    assert_int_equal(w->peer->queue.count, 0);
+    reader r;
+    reader_run(&r, w);
+    all_heard(w);
+    world_close(w);
+}
+
 /* Without memory for a flow a large message is no flow; nothing is lost, and order is kept. */
 static void flows_need_no_memory_to_keep_the_order(void **state)
 {
@@ -835,6 +858,7 @@ int main(void)
         cmocka_unit_test(what_the_peer_cannot_take_is_dropped_before_its_first_fragment),
         cmocka_unit_test(a_connection_that_ends_loses_each_message_once),
         cmocka_unit_test(a_small_message_is_taken_while_a_large_one_is_on_its_way),
+        cmocka_unit_test(a_flush_leaves_what_is_queued_to_the_write_in_flight),
         cmocka_unit_test(flows_need_no_memory_to_keep_the_order),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

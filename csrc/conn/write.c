@@ -450,10 +450,10 @@ bool tm_connection_write_direct(tm_peer *peer)
 {
     tumen_node *node = peer->node;
     tm_connection *conn = peer->conn;
-    if (!conn || peer->direct || conn->close_pending || peer->conn_failed ||
-        peer->queue.bytes > DIRECT_BYTES_MAX)
-        return false;
-    if (!write_claim(conn, DIRECT_BYTES_MAX)) return peer->sending;
+    if (!conn || peer->direct || conn->close_pending || peer->conn_failed) return false;
+    /* The engine's write takes along what is queued when it ends: nobody is to be woken for that. */
+    if (peer->sending) return true;
+    if (peer->queue.bytes > DIRECT_BYTES_MAX || !write_claim(conn, DIRECT_BYTES_MAX)) return false;
     conn->direct = peer->direct = true; /* the engine frees neither while this is set */
     tm_node_unlock(node);
     tm_io *io = node->engine->io;
