@@ -22,6 +22,9 @@ int tm_io_uring_create(const tm_io_options *options, tm_io **io, char *why, size
 
 /* Completions taken in one turn: the engine has timers and commands to see to as well. */
 #define REAP_MAX 4096
+/* How often one turn submits, when sends that end are followed by others: who waits for room is told
+ * once for all of them. Readers must have their turn. */
+#define SEND_PASSES_MAX 4
 /* Submissions one dirty socket may need: receive, send, poll, cancel, stop. */
 #define WANTS_MAX 5
 
@@ -53,6 +56,7 @@ typedef struct uring {
     const tm_alloc *alloc;
     tm_ring *ring; /* NULL in a forked child */
     bool wake_armed;
+    bool chained;       /* a send that has ended was followed by another one */
     unsigned gather_ns; /* how long the next turn waits for more than one completion */
     tm_waker waker;
     tm_socket_table table;
@@ -314,6 +318,7 @@ static void on_send(uring *u, uring_socket *s, int res, const tm_io_sink *sink)
     s->send_rc = res;
     s->send_again = false;
     sent_deliver(s, sink);
+    if (s->want & SEND) u->chained = true;
 }
 
 static void connect_deliver(uring_socket *s, int rc, const tm_io_sink *sink)
@@ -361,6 +366,7 @@ static int reap(uring *u, const tm_io_sink *sink)
 {
     tm_ring_completion completion;
     int rc = 1;
+    u->chained = false;
     for (int n = 0; n < REAP_MAX && (rc = tm_ring_take(u->ring, &completion)) == 1; n++) {
         on_completion(u, &completion, sink);
         tm_ring_retire(u->ring, &completion);
@@ -458,6 +464,11 @@ static int uring_turn(tm_io *io, uint64_t deadline_ns, const tm_io_sink *sink)
     if (rc) return rc;
     ended_run(u, sink);
     rc = reap(u, sink);
+    for (int pass = 1; !rc && u->chained && pass < SEND_PASSES_MAX; pass++) {
+        dirty_submit(u);
+        rc = tm_ring_enter(u->ring, 0, 1);
+        if (!rc) rc = reap(u, sink);
+    }
     bulk_run(u, sink);
     accepting_run(u, sink);
     done_run(u, sink);

@@ -185,6 +185,28 @@ static void gathering_ends_when_very_much_has_come(void **state)
     fixture_destroy(f);
 }
 
+/* Whoever waits for room in what is sent is told once a turn: the more is sent in it, the better. */
+static void a_turn_sends_more_than_once_while_there_is_room(void **state)
+{
+    (void)state;
+    fixture *f = fixture_create("uring", NULL);
+    assert_int_equal(fixture_io_create(f, 16), 0);
+    end *other;
+    end *e = pair_make(f, &other);
+    read_start(f, other);
+    stream_start(f, e, 8 * TM_MIB, 1);
+    int most = 0;
+    while (e->in_flight) {
+        int before = e->sent;
+        assert_int_equal(fixture_turn(f, UINT64_MAX), 0);
+        if (e->sent - before > most) most = e->sent - before;
+    }
+    assert_true(most > 1);
+    assert_true(most < 10); /* then the others have their turn */
+    RUN_UNTIL(f, other->received_bytes == 8 * TM_MIB);
+    fixture_destroy(f);
+}
+
 /* 200 rings in a row: memory of a closed ring comes back late, which must not add up. */
 static void rings_can_be_made_again_and_again(void **state)
 {
@@ -212,6 +234,7 @@ int main(void)
         cmocka_unit_test(poll_descriptor_is_not_offered),
         cmocka_unit_test(wake_does_not_end_gathering_and_is_not_lost),
         cmocka_unit_test(gathering_ends_when_very_much_has_come),
+        cmocka_unit_test(a_turn_sends_more_than_once_while_there_is_room),
         cmocka_unit_test(rings_can_be_made_again_and_again),
     };
     return cmocka_run_group_tests_name("uring", tests, NULL, NULL);
