@@ -92,7 +92,10 @@ cdef class LoopNode(CoreNode):
         self.flush()
         if peer not in self.full and self.want_writable(peer):
             self.full.add(peer)
-            self.loop.call_soon_threadsafe(self.handler.queue_full, peer)
+            if PyThread_get_thread_ident() == self.thread:
+                self.call_soon(self.handler.queue_full, peer)
+            else:  # which writes to a socket of the loop's own
+                self.loop.call_soon_threadsafe(self.handler.queue_full, peer)
         return 0
 
     def flush_turn(self):
