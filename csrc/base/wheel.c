@@ -5,6 +5,7 @@
 void tm_wheel_init(tm_wheel *wheel, uint64_t now_ns)
 {
     wheel->slot = now_ns / TM_WHEEL_SLOT_NS;
+    wheel->next = 0;
     wheel->count = 0;
     for (int level = 0; level < TM_WHEEL_LEVELS; level++)
         for (int i = 0; i < TM_WHEEL_SLOTS; i++) tm_list_init(&wheel->slots[level][i]);
@@ -25,6 +26,7 @@ static void wheel_place(tm_wheel *wheel, tm_timer *timer)
     if (ahead >= span) slot = wheel->slot + span - 1;
     uint64_t index = (slot >> (8 * level)) % TM_WHEEL_SLOTS;
     tm_list_push(&wheel->slots[level][index], &timer->link);
+    if (slot < wheel->next) wheel->next = slot;
 }
 
 void tm_timer_arm(tm_wheel *wheel, tm_timer *timer, uint64_t deadline_ns)
@@ -88,14 +90,13 @@ void tm_wheel_run(tm_wheel *wheel, uint64_t now_ns)
     }
 }
 
-uint64_t tm_wheel_next_ns(const tm_wheel *wheel)
+uint64_t tm_wheel_next_ns(tm_wheel *wheel)
 {
     if (!wheel->count) return UINT64_MAX;
-    for (uint64_t ahead = 1; ahead <= TM_WHEEL_SLOTS; ahead++) {
-        uint64_t slot = wheel->slot + ahead;
-        bool cascades = slot % TM_WHEEL_SLOTS == 0;
-        if (cascades || !tm_list_empty(&wheel->slots[0][slot % TM_WHEEL_SLOTS]))
-            return slot * TM_WHEEL_SLOT_NS;
-    }
-    return (wheel->slot + TM_WHEEL_SLOTS) * TM_WHEEL_SLOT_NS;
+    if (wheel->next <= wheel->slot) wheel->next = wheel->slot + 1;
+    /* A slot that moves timers down comes once in so many. */
+    while (wheel->next % TM_WHEEL_SLOTS &&
+           tm_list_empty(&wheel->slots[0][wheel->next % TM_WHEEL_SLOTS]))
+        wheel->next++;
+    return wheel->next * TM_WHEEL_SLOT_NS;
 }

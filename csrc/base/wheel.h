@@ -21,6 +21,7 @@ typedef struct tm_timer {
 
 typedef struct tm_wheel {
     uint64_t slot; /* slots since time 0 that have been run */
+    uint64_t next; /* in none between these two is anything to be done */
     uint64_t count;
     tm_list slots[TM_WHEEL_LEVELS][TM_WHEEL_SLOTS];
 } tm_wheel;
@@ -33,6 +34,6 @@ static inline bool tm_timer_armed(const tm_timer *timer) { return tm_list_linked
 /* Fires all that are due; a fired timer is disarmed first and may arm itself again. */
 void tm_wheel_run(tm_wheel *wheel, uint64_t now_ns);
 /* When tm_wheel_run wants to be called next: UINT64_MAX without timers. May be early, never late. */
-uint64_t tm_wheel_next_ns(const tm_wheel *wheel);
+uint64_t tm_wheel_next_ns(tm_wheel *wheel);
 
 #endif
