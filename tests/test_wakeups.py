@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 from typing import Any
 
 import pytest
@@ -63,6 +64,27 @@ async def test_processes_that_wake_each_other_leave_the_loop_its_turns(backend: 
         for _ in range(100):
             await turn()
         assert await b.ping(a.name)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_mail_that_comes_while_a_woken_task_runs_is_not_left_lying(
+    backend: str, driver: str
+) -> None:
+    """Nobody is told of it: a drain looks once more when those that it has woken are done."""
+    done = asyncio.get_running_loop().create_future()
+
+    async def main(proc: tumen.Process) -> None:
+        for n in range(3):
+            assert await proc.receive() == n
+            thread = threading.Thread(target=proc.send, args=(proc.pid, n + 1))
+            thread.start()
+            thread.join()
+        done.set_result(await proc.receive())
+
+    async with pair(driver=driver) as (a, b):
+        b.send(a.spawn(main), 0)
+        assert await asyncio.wait_for(done, 10) == 3
 
 
 @pytest.mark.asyncio

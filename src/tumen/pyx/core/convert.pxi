@@ -51,6 +51,7 @@ cdef dict MONITOR_ALIASES = {
     "reply_demonitor": TUMEN_MONITOR_REPLY_DEMONITOR,
 }
 
+cdef object current_task = asyncio.current_task
 cdef object log = logging.getLogger("tumen")
 cdef tm_alloc ALLOC = tm_alloc_libc(NULL)
 

@@ -80,7 +80,7 @@ cdef class LoopNode(CoreNode):
 
     cdef int sent(self) except -1:
         if PyThread_get_thread_ident() != self.thread:
-            self.flush()
+            self.flush_now()
         elif not self.unflushed:
             self.unflushed = True
             # A drain flushes at its end.
@@ -89,7 +89,7 @@ cdef class LoopNode(CoreNode):
         return 0
 
     cdef int busy(self, object peer) except -1:
-        self.flush()
+        self.flush_now()
         if peer not in self.full and self.want_writable(peer):
             self.full.add(peer)
             if PyThread_get_thread_ident() == self.thread:
@@ -101,7 +101,7 @@ cdef class LoopNode(CoreNode):
     def flush_turn(self):
         self.unflushed = False
         if self.ptr != NULL:
-            self.flush()
+            self.flush_now()
 
     cdef int post(self, tumen_key sender, object dest, object message,
                   unsigned int flags) except -1:
@@ -480,22 +480,36 @@ cdef class LoopNode(CoreNode):
             return 0
         self.draining = True
         try:
-            if self.drain_batches():
-                self.again = True
-                self.call_soon(self.drain_on)
+            self.again = self.drain_batches()
         finally:
             self.draining = False
             try:
                 if self.woken:
                     self.resume()
             finally:
-                if self.unflushed:
-                    self.flush_turn()
-                if self.woke:
-                    # Behind the tasks that wake up now: what they send leaves in their turn.
-                    self.woke = False
-                    self.unflushed = True
-                    self.call_soon(self.flush_turn)
+                self.rest()
+        return 0
+
+    cdef int rest(self) except -1:
+        """The end of a drain: what was queued goes out, and only then the descriptor is armed, for
+        a peer may wait for it. What has come meanwhile has the next turn of the loop."""
+        try:
+            if self.unflushed:
+                self.unflushed = False
+                if self.ptr != NULL:
+                    self.flush_now()
+            if self.woke:
+                # Behind the tasks that wake up now: what they send leaves in their turn.
+                self.woke = False
+                self.unflushed = True
+                self.call_soon(self.flush_turn)
+        finally:
+            if self.ptr != NULL:
+                # After a KeyboardInterrupt some of what was taken is still there.
+                if not self.again:
+                    self.again = self.batch != NULL or tumen_node_arm(self.ptr) != 0
+                if self.again:
+                    self.call_soon(self.drain_on)
         return 0
 
     cdef Waiter make_waiter(self):
@@ -519,7 +533,7 @@ cdef class LoopNode(CoreNode):
         cdef list woken = self.woken
         cdef Py_ssize_t i = 0
         self.woken = []
-        self.resuming = asyncio.current_task(self.loop) is None
+        self.resuming = current_task(self.loop) is None
         try:
             while self.resuming and i < PyList_GET_SIZE(woken):
                 i += 1
@@ -535,7 +549,7 @@ cdef class LoopNode(CoreNode):
         return 0
 
     cdef bint drain_batches(self) except -1:
-        """True when there is more to do in the next turn; else the descriptor is armed."""
+        """True when there is more to do in the next turn."""
         cdef const tumen_event *event
         cdef int64_t deadline = now_ns() + DRAIN_NS
         cdef uint64_t nbytes = 0
@@ -551,7 +565,7 @@ cdef class LoopNode(CoreNode):
                 if self.batch == NULL:
                     if not self.lines:
                         self.unwanted.clear()
-                    return tumen_node_arm(self.ptr) != 0
+                    return False
             event = tumen_batch_next(self.batch)
             if event == NULL:
                 tumen_batch_free(self.batch)

@@ -456,7 +456,7 @@ cdef class CoreNode:
 
     cdef int busy(self, object peer) except -1:
         """A queue is full: what is in it should be on its way at least."""
-        self.flush()
+        self.flush_now()
         return 0
 
     cdef int check_sent(self, int rc, object dest) except -1:
@@ -479,13 +479,17 @@ cdef class CoreNode:
             flags |= TUMEN_SEND_NOCONNECT
         self.check_sent(self.send_to(sender, &target, message, flags), dest)
 
-    def flush(self):
-        """Everything queued since the last flush gets going. May write to sockets."""
+    cdef int flush_now(self) except -1:
         cdef tumen_node *node = self.get()
         self.users += 1
         with nogil:
             tumen_flush(node)
         self.users -= 1
+        return 0
+
+    def flush(self):
+        """Everything queued since the last flush gets going. May write to sockets."""
+        self.flush_now()
 
     def want_writable(self, peer):
         """True: the queue towards `peer` is at its high water, an event ``writable`` will come.
