@@ -1,7 +1,5 @@
 """`GenServer`: gen_server's life and protocol around handlers written in Python."""
 
-# ruff: noqa: SLF001 - server and caller know each other
-
 from __future__ import annotations
 
 import asyncio
@@ -10,7 +8,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from . import system
-from ._core import is_from, reply_address
+from ._core import Caller, is_from
 from ._term import Atom, Pid
 from .calls import send_wait
 from .errors import Busy, EncodeError, Exit, LimitExceeded, ServerDied
@@ -66,66 +64,6 @@ class Stop:
 
 # Results of a handler that are no reply.
 _NO_VALUE: Final = (NoReply, Stop)
-
-
-class Caller:
-    """Who made a call, and how to answer: `pid`, and `reply`."""
-
-    __slots__ = (
-        "__weakref__",
-        "_address",
-        "_monitor",
-        "_process",
-        "_tag",
-        "_times_up",
-        "_token",
-        "pid",
-        "replied",
-    )
-    # The trace token of the request, in a batch.
-    _token: bytes
-
-    def __init__(self, process: Process, pid: Pid, tag: Any, passed_on: bool = False) -> None:
-        self.pid = pid
-        self._process = process
-        self._tag = tag
-        self._address, self._monitor = reply_address(pid, tag)
-        # Which connection to its node is the one that it waits behind.
-        self._times_up = process._home.core.times_up(pid.node)
-        if passed_on:
-            # It watches the process that it has called, and there may be no connection to it yet.
-            self._monitor = None
-            self._times_up += not process._home.core.is_up(pid.node)
-        # Whether `reply` was called.
-        self.replied = False
-
-    def reply(self, value: Any) -> None:
-        """Answers the call; also after the handler has returned `NoReply`, from any coroutine.
-
-        A reply to a caller that has given up reaches nobody. `Busy` when even the reserve of the
-        send queue is used up, `EncodeError`.
-        """
-        server = self._process
-        server._home.core.send(server._key, self._address, (self._tag, value), control=True)
-        self.replied = True
-
-    @property
-    def abandoned(self) -> bool:
-        """True once it is certain that nobody waits for this reply any more: the caller has given
-        up or has ended (gen_server:call watches the server for as long as it waits), or its
-        connection has gone. Of a caller that does not watch, only the connection is known; of one
-        whose call another process has passed on, too: it watches that process. Any thread."""
-        process = self._process
-        node, core = self.pid.node, process._home.core
-        if self._monitor is not None:
-            return not core.watched(process._key, self._monitor)
-        if node == core.own:
-            return False
-        times_up = core.times_up(node)
-        return times_up > self._times_up or (times_up == self._times_up and not core.is_up(node))
-
-    def __repr__(self) -> str:
-        return f"<Caller {self.pid!r}>"
 
 
 def blocking(handler: HandlerT) -> HandlerT:
@@ -309,10 +247,11 @@ class GenServer(Process):
                     self._tumen_handling = True
                     result = await result
                     self._tumen_handling = False
-                if caller is not None and not self._reply_now(caller, result):
-                    await self._reply(caller, result)
-                if isinstance(result, Stop):
-                    return result.reason
+                if caller is None or not self._reply_now(caller, result):
+                    if caller is not None:
+                        await self._reply(caller, result)
+                    if isinstance(result, Stop):
+                        return result.reason
                 if debug is not None and result is not ANSWERED:
                     replied = caller is not None and not is_no_reply(result)
                     debug.handled(self, message, result, replied=replied)
@@ -388,14 +327,13 @@ class GenServer(Process):
 
     def _handle_call(self, request: Any, caller: Caller) -> Any:
         handler = self.handle_call
-        if not is_blocking(handler):
-            return handler(request, caller)
+        if is_blocking(handler):
+            return self._home.in_pool(self._blocking_call, (handler, request, caller))
+        return handler(request, caller)
 
-        def run() -> Any:
-            # It may have waited for a thread of the pool too.
-            return self._not_begun(caller) if caller.abandoned else handler(request, caller)
-
-        return self._home.in_pool(run, ())
+    def _blocking_call(self, handler: Callable[..., Any], request: Any, caller: Caller) -> Any:
+        # It may have waited for a thread of the pool too.
+        return self._not_begun(caller) if caller.abandoned else handler(request, caller)
 
     @property
     def _busy(self) -> bool:

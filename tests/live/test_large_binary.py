@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 import zlib
 from collections.abc import AsyncIterator, Callable
 
@@ -139,6 +140,7 @@ async def session(
     within a few milliseconds may meet no ping: then another one goes, up to so many."""
     loop = asyncio.get_running_loop()
     assert await node.ping(beam.name)
+    begin = time.monotonic_ns()
     echo = Echo(node)
     message = b"0123456789abcdef" * (size // 16)
     out = back = False
@@ -158,9 +160,10 @@ async def session(
     assert echo.beside_out > 0
     assert echo.beside_in > 0
     # It is the connection of the beginning, and nothing is left in it.
+    passed = time.monotonic_ns() - begin
     (connection,) = node.connections()
     assert connection.name == beam.name
-    assert node._running.core.times_up(beam.name) == 1
+    assert connection.up_ns >= passed
     assert connection.queue_bytes < 64 * 1024
     assert connection.reassembly_bytes == 0
     return rounds, sent, received

@@ -191,23 +191,7 @@ def is_from(value):
             and type(<object>PyTuple_GET_ITEM(value, 0)) is Pid)
 
 
-def reply_address(pid, tag):
-    """Where a reply goes, and the monitor that stands for as long as the caller waits, or None.
-
-    The tag `[alias|Ref]` of gen:call names an alias that is the monitor too, `[[alias|Ref]|Mon]` of
-    multi_call an alias and a monitor.
-    """
-    alias = alias_of(tag)
-    if alias is not None:
-        return alias, alias
-    if type(tag) is ImproperList:
-        alias = alias_of(tag.items[0])
-        tail = tag.tail
-        if alias is not None and type(tail) is Reference:
-            return alias, tail
-    return pid, None
-
-
+# The reference in `[alias|Ref]`, else None.
 cdef object alias_of(object place):
     if type(place) is ImproperList:
         items, tail = place.items, place.tail

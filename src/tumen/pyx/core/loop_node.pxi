@@ -238,10 +238,6 @@ cdef class LoopNode(CoreNode):
         """Whether there is a connection, as far as events have told."""
         return peer in self.up
 
-    def times_up(self, peer):
-        """How often the connection to `peer` has come up."""
-        return self.ups.get(peer, 0)
-
     cdef PendingCall pending(self, CoreProcess owner, Reference ref, bytes key, object peer,
                              bint is_spawn):
         cdef PendingCall call = PendingCall.__new__(PendingCall)

@@ -530,7 +530,7 @@ cdef class CoreNode:
         self.sent()
         return rc == 1
 
-    def watched(self, tumen_key key, Reference ref not None):
+    cpdef bint watched(self, tumen_key key, Reference ref) except -1:
         """Whether a monitor with this reference, held by a process of any node, stands on the
         process. Any thread."""
         cdef tumen_ref inner = ref_c(ref)
