@@ -459,6 +459,20 @@ static void wheel_fires_never_early_and_at_most_a_slot_late(void **state)
     }
 }
 
+static void wheel_names_a_timer_that_is_armed_before_the_one_it_has_named(void **state)
+{
+    (void)state;
+    static tm_wheel wheel;
+    test_timer far = {0}, near = {0};
+    tm_wheel_init(&wheel, 0);
+    timer_arm(&far, &wheel, 100 * SLOT);
+    assert_true(tm_wheel_next_ns(&wheel) == 100 * SLOT);
+    timer_arm(&near, &wheel, 10 * SLOT);
+    assert_true(tm_wheel_next_ns(&wheel) == 10 * SLOT);
+    tm_timer_cancel(&wheel, &near.timer);
+    assert_true(tm_wheel_next_ns(&wheel) == 100 * SLOT);
+}
+
 static void wheel_fires_a_deadline_past_its_horizon_in_time(void **state)
 {
     (void)state;
@@ -616,6 +630,7 @@ int main(void)
         cmocka_unit_test(map_set_replaces_value_and_borrowed_key),
         cmocka_unit_test(map_survives_every_failing_allocation),
         cmocka_unit_test(wheel_fires_never_early_and_at_most_a_slot_late),
+        cmocka_unit_test(wheel_names_a_timer_that_is_armed_before_the_one_it_has_named),
         cmocka_unit_test(wheel_fires_a_deadline_past_its_horizon_in_time),
         cmocka_unit_test(wheel_catches_up_after_a_long_sleep),
         cmocka_unit_test(wheel_matches_a_sorted_list_for_random_timers),
